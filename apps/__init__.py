@@ -1,0 +1,1 @@
+"""Fovea's apps: one room per model family. No app imports another."""

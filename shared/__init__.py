@@ -1,0 +1,1 @@
+"""What the apps stand on: attention blocks and common machinery. Calls no app."""

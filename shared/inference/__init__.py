@@ -1,0 +1,1 @@
+"""Predictors, and running them over many inputs."""

@@ -1,0 +1,1 @@
+"""An HTTP service, and a small web page, around any Predictor."""

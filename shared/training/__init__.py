@@ -1,0 +1,1 @@
+"""Training over Lightning: one call, one run folder."""
