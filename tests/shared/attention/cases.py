@@ -1,0 +1,71 @@
+"""Every registered block in every rank, small, with inputs: what the promises are tested on."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shared.attention import create, find, list_blocks, settings_of
+from shared.attention.registry import Entry
+
+__all__ = ["CASES", "Case", "answer"]
+
+GRIDS = {1: (11,), 2: (7, 9), 3: (3, 5, 4)}
+"""Odd sizes that no window divides."""
+EVEN_GRIDS = {1: (16,), 2: (8, 8), 3: (4, 4, 4)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A block in one rank. A sequence has rank 0; the grid then only says how many tokens there are."""
+
+    name: str
+    rank: int
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.rank}d" if self.rank else self.name
+
+    @property
+    def entry(self) -> Entry:
+        return find(self.name)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        return GRIDS[self.rank or 1]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        accepted = inspect.signature(self.entry.block.__init__).parameters
+        common = {"channels": 16, "rank": self.rank or None}
+        return {key: value for key, value in common.items() if key in accepted and value is not None} | dict(self.entry.example)
+
+    def build(self, *, seed: int = 0) -> nn.Module:
+        """In evaluation mode, with every weight moved off its initial value: a gate of 0 would hide what follows it."""
+        torch.manual_seed(seed)
+        block = create(self.name, **self.settings)
+        with torch.no_grad():
+            for weight in block.parameters():
+                weight.add_(0.1 * torch.randn_like(weight))
+            for name, buffer in block.named_buffers():
+                if name.endswith("running_var"):
+                    buffer.uniform_(0.8, 1.2)
+                elif name.endswith("running_mean"):
+                    buffer.normal_(std=0.1)
+        return block.eval()
+
+    def inputs(self, *, batch: int = 2, grid: tuple[int, ...] | None = None, seed: int = 1) -> dict[str, Any]:
+        torch.manual_seed(seed)
+        filled = settings_of(self.name)(**self.settings)
+        return self.entry.inputs(filled, batch, grid or self.grid)
+
+
+CASES = [Case(entry.name, rank) for entry in list_blocks() for rank in (entry.ranks or (0,))]
+
+
+def answer(output: Any) -> tuple[Tensor, ...]:
+    """What a block returned, as tensors."""
+    return (output,) if isinstance(output, Tensor) else tuple(output)
