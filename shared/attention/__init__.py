@@ -5,9 +5,13 @@ import pkgutil
 
 from shared.attention.attend import attend, explain_backend
 from shared.attention.cost import Cost
+from shared.attention.dropin import dropin
+from shared.attention.dual import ChannelAttention, PositionAttention
 from shared.attention.maps import AttentionMap, GivenMap, LinearMap, SoftmaxMap
+from shared.attention.multihead import MultiHeadAttention
 from shared.attention.recording import Recording, record
 from shared.attention.registry import cost_of, create, find, list_blocks, load_published, register, settings_of
+from shared.attention.squeeze import ChannelSqueeze, ProjectExcite, SpatialChannelSqueeze, SpatialSqueeze
 
 # DEV ONLY: replaced by explicit imports at integration.
 import warnings

@@ -64,7 +64,8 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor
     combined = mask if bias is None else _combine(bias.to(query.dtype), mask)
     if combined is not None:
         combined = combined.reshape((1,) * (4 - combined.ndim) + tuple(combined.shape)).expand(-1, -1, query.shape[2], key.shape[2])
-    output = F.scaled_dot_product_attention(*(_last_axis_dense(x) for x in (query, key, value)), attn_mask=combined, scale=scale)
+    query, key, value = (_last_axis_dense(x) for x in (query, key, value))
+    output = F.scaled_dot_product_attention(query, key, value, attn_mask=combined, scale=scale)
     return output if out_width >= width else output[..., :out_width]
 
 

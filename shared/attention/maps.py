@@ -21,8 +21,10 @@ __all__ = ["AttentionMap", "GivenMap", "Layout", "LinearMap", "SoftmaxMap"]
 TILE_BYTES = 64 * 2**20
 """Rows of a map are computed this much at a time where they are not all kept."""
 
+_NO_GRADIENT = "no gradient has reached this map: use record(model, gradients=True), and differentiate the outputs"
+
 Select = int | slice | Sequence[int] | Tensor | None
-"""Which queries or heads: one, a slice, several, or all."""
+"""Which queries, heads or keys: one, a slice, several, or all."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,12 +48,13 @@ class AttentionMap:
 
     shape: tuple[int, ...]
 
-    def dense(self, *, queries: Select = None, heads: Select = None) -> Tensor:
+    def dense(self, *, queries: Select = None, heads: Select = None, keys: Select = None) -> Tensor:
         """The weights [B, heads, queries, keys], differentiable. Rows sum to 1 for a softmax.
 
         Args:
             queries: positions of the wanted queries; all by default. A class token is 0.
             heads: the wanted heads; all by default.
+            keys: the wanted keys; all by default. One key shows who looks at it.
         """
         raise NotImplementedError
 
@@ -62,6 +65,11 @@ class AttentionMap:
             RuntimeError: if gradients were not recorded, or ``backward`` has not run.
         """
         raise NotImplementedError
+
+    def tiles(self) -> Iterator[Tensor]:
+        """Positions of the queries, some at a time: as many as make ``dense(queries=tile)`` fill about 64 MB."""
+        batch, heads, queries, keys = self.shape
+        return iter(torch.arange(queries).split(_tile_rows(batch, heads, keys)))
 
     def mean(self) -> Tensor:
         """The weights averaged over the heads, [B, queries, keys], with one head's map in memory at a time."""
@@ -96,16 +104,20 @@ class _Product(AttentionMap):
     def _keep(self, gradient: Tensor) -> None:
         self._output_gradient = gradient.detach()
 
-    def dense(self, *, queries: Select = None, heads: Select = None) -> Tensor:
-        return self._scatter(lambda rows, chosen: self._weights(rows, chosen), queries, heads)
+    def dense(self, *, queries: Select = None, heads: Select = None, keys: Select = None) -> Tensor:
+        columns = _indices(keys, self.shape[3], self.query.device)
+        if self.layout is None:
+            return self._weights(_indices(queries, self.shape[2], self.query.device), _indices(heads, self.shape[1], self.query.device), columns)
+        whole = self._scatter(lambda rows, chosen: self._weights(rows, chosen, None), queries, heads)
+        return whole if columns is None else whole[..., columns]
 
     def gradient(self, *, queries: Select = None, heads: Select = None) -> Tensor:
         if self._output_gradient is None:
-            raise RuntimeError("no gradient has reached this map: use record(model, gradients=True), and call backward within it")
+            raise RuntimeError(_NO_GRADIENT)
         passed = self._output_gradient
         return self._scatter(lambda rows, chosen: _rows(passed, rows, chosen) @ _rows(self.value, None, chosen).mT, queries, heads)
 
-    def _weights(self, rows: Tensor | None, heads: Tensor | None) -> Tensor:
+    def _weights(self, rows: Tensor | None, heads: Tensor | None, keys: Tensor | None) -> Tensor:
         raise NotImplementedError
 
     def _scatter(self, compute: Callable[[Tensor | None, Tensor | None], Tensor], queries: Select, heads: Select) -> Tensor:
@@ -128,7 +140,7 @@ class _Product(AttentionMap):
         """
         if self.layout is None:
             raise ValueError("this attention has no windows; use dense()")
-        values, positions = _by_query(self._weights(None, _indices(heads, self.shape[1], self.query.device)), self.layout, self.shape[0])
+        values, positions = _by_query(self._weights(None, _indices(heads, self.shape[1], self.query.device), None), self.layout, self.shape[0])
         return values, positions
 
 
@@ -155,42 +167,26 @@ class SoftmaxMap(_Product):
     def lse(self) -> Tensor:
         """The log-sum-exp of each query's logits, in the attention's own layout: [B or B W, h, n]; computed in tiles."""
         with torch.no_grad():
-            return torch.cat([self._logits(rows, None).logsumexp(-1) for rows in self._tiles()], dim=-1)
+            batch, heads, queries, _ = self.query.shape
+            tiles = torch.arange(queries, device=self.query.device).split(_tile_rows(batch, heads, self.key.shape[2]))
+            return torch.cat([self._logits(rows, None).logsumexp(-1) for rows in tiles], dim=-1)
 
-    def entropy(self) -> Tensor:
-        """How spread out each query looks, in nats: [B, heads, queries], computed in tiles. 0: one key; log(keys): all alike.
-
-        Raises:
-            ValueError: for a windowed attention; use ``sparse``.
-        """
-        if self.layout is not None:
-            raise ValueError("entropy() is for attention without windows; take sparse() and -(p * p.log()).nansum(-1)")
-        parts = []
-        for rows in self._tiles():
-            weights = self._weights(rows, None)
-            parts.append(-torch.special.xlogy(weights, weights).sum(-1))
-        return torch.cat(parts, dim=-1)
-
-    def _tiles(self) -> Iterator[Tensor]:
-        batch, heads, count, _ = self.query.shape
-        rows = max(1, TILE_BYTES // max(1, 4 * batch * heads * self.key.shape[2]))
-        return iter(torch.arange(count, device=self.query.device).split(rows))
-
-    def _logits(self, rows: Tensor | None, heads: Tensor | None) -> Tensor:
-        query, key = _rows(self.query, rows, heads), _rows(self.key, None, heads)
+    def _logits(self, rows: Tensor | None, heads: Tensor | None, keys: Tensor | None = None) -> Tensor:
+        query, key = _rows(self.query, rows, heads), _rows(self.key, keys, heads)
         # In float32: that is what the fused kernels sum in, whatever they are given.
         query, key = (x if x.dtype == torch.float64 else x.float() for x in (query, key))
         with torch.autocast(query.device.type, enabled=False):
             logits = (self.scale * query) @ key.mT
         if self.bias is not None:
-            logits = logits + _part(self.bias, rows, heads)
+            logits = logits + _part(self.bias, rows, heads, keys)
         if self.mask is not None:
-            logits = logits.masked_fill(~_part(self.mask, rows, heads), -math.inf)
+            logits = logits.masked_fill(~_part(self.mask, rows, heads, keys), -math.inf)
         return logits
 
-    def _weights(self, rows: Tensor | None, heads: Tensor | None) -> Tensor:
-        logits = self._logits(rows, heads)
-        lse = logits.logsumexp(-1, keepdim=True)
+    def _weights(self, rows: Tensor | None, heads: Tensor | None, keys: Tensor | None) -> Tensor:
+        logits = self._logits(rows, heads, keys)
+        # Of whole rows it is at hand; of some columns it needs all the others, once.
+        lse = logits.logsumexp(-1, keepdim=True) if keys is None else _part(self.lse.unsqueeze(-1), rows, heads)
         # A query with no key at all has no weights, and its output is 0.
         return torch.exp(logits - torch.where(lse == -math.inf, 0.0, lse)).to(self.query.dtype)
 
@@ -203,14 +199,25 @@ class LinearMap(_Product):
         value: [B, h, M, e].
         normaliser: z, [B, h, N, 1] or a number.
         offset: what is added to every weight of a query, [B, h, N, 1]; for attentions that make rows sum to 1 by subtraction.
+        layout: for windows folded into the batch, where their tokens lie.
     """
 
-    def __init__(self, query: Tensor, key: Tensor, value: Tensor, *, normaliser: Tensor | float = 1.0, offset: Tensor | None = None) -> None:
-        super().__init__(query, key, value, None)
+    def __init__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        normaliser: Tensor | float = 1.0,
+        offset: Tensor | None = None,
+        layout: Layout | None = None,
+    ) -> None:
+        super().__init__(query, key, value, layout)
         self.normaliser, self.offset = normaliser, offset
 
-    def _weights(self, rows: Tensor | None, heads: Tensor | None) -> Tensor:
-        weights = _rows(self.query, rows, heads) @ _rows(self.key, None, heads).mT
+    def _weights(self, rows: Tensor | None, heads: Tensor | None, keys: Tensor | None) -> Tensor:
+        with torch.autocast(self.query.device.type, enabled=False):
+            weights = _rows(self.query, rows, heads) @ _rows(self.key, keys, heads).mT
         weights = weights * (_part(self.normaliser, rows, heads) if isinstance(self.normaliser, Tensor) else self.normaliser)
         return weights if self.offset is None else weights + _part(self.offset, rows, heads)
 
@@ -235,13 +242,21 @@ class GivenMap(AttentionMap):
     def _keep(self, gradient: Tensor) -> None:
         self._gradient = gradient.detach()
 
-    def dense(self, *, queries: Select = None, heads: Select = None) -> Tensor:
-        return _rows(self.weights, *(_indices(which, size, self.weights.device) for which, size in zip((queries, heads), (self.shape[2], self.shape[1]), strict=True)))
+    def dense(self, *, queries: Select = None, heads: Select = None, keys: Select = None) -> Tensor:
+        return self._select(self.weights, queries, heads, keys)
 
     def gradient(self, *, queries: Select = None, heads: Select = None) -> Tensor:
         if self._gradient is None:
-            raise RuntimeError("no gradient has reached this map: use record(model, gradients=True), and call backward within it")
-        return _rows(self._gradient, *(_indices(which, size, self.weights.device) for which, size in zip((queries, heads), (self.shape[2], self.shape[1]), strict=True)))
+            raise RuntimeError(_NO_GRADIENT)
+        return self._select(self._gradient, queries, heads, None)
+
+    def _select(self, x: Tensor, queries: Select, heads: Select, keys: Select) -> Tensor:
+        x = _rows(x, _indices(queries, self.shape[2], x.device), _indices(heads, self.shape[1], x.device))
+        return x if keys is None else x[..., _indices(keys, self.shape[-1], x.device)]
+
+
+def _tile_rows(batch: int, heads: int, keys: int) -> int:
+    return max(1, TILE_BYTES // max(1, 4 * batch * heads * keys))
 
 
 def _indices(which: Select, size: int, device: torch.device) -> Tensor | None:
@@ -261,10 +276,11 @@ def _rows(x: Tensor, rows: Tensor | None, heads: Tensor | None) -> Tensor:
     return x if rows is None else x[:, :, rows]
 
 
-def _part(x: Tensor, rows: Tensor | None, heads: Tensor | None) -> Tensor:
+def _part(x: Tensor, rows: Tensor | None, heads: Tensor | None, keys: Tensor | None = None) -> Tensor:
     """As ``_rows``, of something that is broadcast: an axis of one element stays."""
     x = x.reshape((1,) * (4 - x.ndim) + tuple(x.shape))
-    return _rows(x, None if x.shape[2] == 1 else rows, None if x.shape[1] == 1 else heads)
+    x = _rows(x, None if x.shape[2] == 1 else rows, None if x.shape[1] == 1 else heads)
+    return x if keys is None or x.shape[3] == 1 else x[..., keys]
 
 
 def _by_query(values: Tensor, layout: Layout, batch: int) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,8 @@ __all__ = ["Recording", "note", "record", "recording", "unseen"]
 
 Reducer = Callable[[str, AttentionMap], Any]
 
+_fused_attention = F.scaled_dot_product_attention
+
 
 class Recording(Mapping[str, Any]):
     """What was recorded, by the name of the module that attended: ``maps["blocks.3.attn"].dense(queries=0)``.
@@ -47,9 +49,9 @@ class Recording(Mapping[str, Any]):
         return "\n".join([f"{len(self)} attention maps", *lines])
 
     def _add(self, found: AttentionMap, output: Tensor | None, part: str) -> None:
-        module = self._names[-1] if self._names else ""
-        if not fnmatchcase(module, self._where):
+        if not self._names or not fnmatchcase(self._names[-1], self._where):
             return
+        module = self._names[-1]
         if self._gradients and isinstance(found, GivenMap):
             found.watch()
         elif self._gradients and isinstance(found, _Product) and output is not None:
@@ -99,7 +101,7 @@ def record(model: nn.Module, *, where: str = "*", reduce: Reducer | None = None,
     """Records the attention of every forward pass of ``model`` within the context, in this thread.
 
     Blocks of this library are recorded, and any other attention that calls ``torch.nn.functional.scaled_dot_product_attention``: timm's,
-    torchvision's, MONAI's with flash attention. Outputs stay those of the fused kernels. Only queries, keys and values are kept, and the
+    torchvision's, MONAI's with flash attention, ``torch.nn.TransformerEncoder``'s. Outputs stay those of the fused kernels. Only queries, keys and values are kept, and the
     maps are computed when they are asked for. A compiled model runs uncompiled within the context.
 
     Args:
@@ -142,10 +144,21 @@ class _Watch(TorchFunctionMode):
     """Sees calls of torch's fused attention that were not made by ``attend``."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        if func is F.scaled_dot_product_attention and not _state.unseen:
-            _note_fused(output, *args, **(kwargs or {}))
-        return output
+        if func is F.multi_head_attention_forward:
+            # Nothing that it calls reaches this mode: it is given a fused attention that tells.
+            F.scaled_dot_product_attention = _telling  # type: ignore[assignment]
+            try:
+                return func(*args, **(kwargs or {}))
+            finally:
+                F.scaled_dot_product_attention = _fused_attention
+        return (_telling if func is _fused_attention else func)(*args, **(kwargs or {}))
+
+
+def _telling(*args: Any, **kwargs: Any) -> Tensor:
+    output = _fused_attention(*args, **kwargs)
+    if _state.active is not None and not _state.unseen:
+        _note_fused(output, *args, **kwargs)
+    return output
 
 
 def _note_fused(

@@ -1,1 +1,1 @@
-"""Showing what a model saw and answered. NumPy, SciPy and Matplotlib's colour maps only."""
+"""Showing what a model saw, what its answer rests on, and what it answered."""

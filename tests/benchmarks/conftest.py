@@ -11,6 +11,8 @@ import psutil
 import pytest
 import torch
 
+from shared.attention.measure import peak_bytes
+
 
 @dataclass
 class Measured:
@@ -29,11 +31,11 @@ class Ledger:
         for group, ways in self.groups.items():
             reference = next(iter(ways.values()))
             yield group
-            yield f"  {'way':<44}{'images/s':>10}{'peak MiB':>10}{'speed':>9}{'memory':>9}"
+            yield f"  {'way':<44}{'samples/s':>10}{'peak MiB':>10}{'speed':>9}{'memory':>9}"
             for way, one in ways.items():
                 memory = f"x{one.bytes / reference.bytes:.2f}" if reference.bytes else "-"
                 speed = f"x{reference.seconds / one.seconds:.2f}"
-                yield f"  {way:<44}{one.images / one.seconds:>10.2f}{one.bytes / 2**20:>10.0f}{speed:>9}{memory:>9}"
+                yield f"  {way:<44}{one.images / one.seconds:>10.2f}{one.bytes / 2**20:>10.1f}{speed:>9}{memory:>9}"
 
 
 LEDGER = Ledger()
@@ -41,11 +43,16 @@ LEDGER = Ledger()
 
 @pytest.fixture
 def measure(benchmark) -> Callable[..., None]:
-    """measure(group, way, function, images=n): the fastest of some rounds, and the peak memory above what stood before."""
+    """measure(group, way, function, images=n): the fastest of some rounds, and the peak memory above what stood before.
 
-    def run(group: str, way: str, function: Callable[[], object], *, images: int, rounds: int = 5) -> None:
+    ``tensors_only`` counts what torch allocates, exactly, where the default watches the whole process.
+    """
+
+    def run(
+        group: str, way: str, function: Callable[[], object], *, images: int, rounds: int = 5, tensors_only: bool = False
+    ) -> None:
         function()
-        peak = _peak_bytes(function)
+        peak = peak_bytes(function, device="cuda" if torch.cuda.is_available() else "cpu") if tensors_only else _peak_bytes(function)
         benchmark.group = group
         benchmark.pedantic(function, rounds=rounds, warmup_rounds=1)
         LEDGER.groups.setdefault(group, {})[way] = Measured(benchmark.stats.stats.min, peak, images)
