@@ -15,16 +15,25 @@ _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 def conv(
-    channels: int, out_channels: int, *, kernel: int | Sequence[int], dilation: int = 1, stride: int = 1, rank: int = 2, bias: bool = True
+    channels: int,
+    out_channels: int,
+    *,
+    kernel: int | Sequence[int],
+    dilation: int = 1,
+    stride: int = 1,
+    groups: int = 1,
+    rank: int = 2,
+    bias: bool = True,
 ) -> nn.Module:
     """A convolution that keeps the size at stride 1: [B, channels, *spatial] to [B, out_channels, *spatial].
 
     Args:
         kernel: side of the window, odd; one number, or one for each axis.
+        groups: as many as ``channels`` for a depthwise convolution.
         rank: number of spatial axes, 1 to 3.
 
     Raises:
-        ValueError: if a kernel side is even, or ``rank`` is not 1, 2 or 3.
+        ValueError: if a kernel side is even, ``groups`` does not divide both channel counts, or ``rank`` is not 1, 2 or 3.
     """
     if rank not in _CONV:
         raise ValueError(f"rank must be 1, 2 or 3, not {rank}")
@@ -32,12 +41,13 @@ def conv(
     if len(sides) != rank or any(side % 2 == 0 for side in sides):
         raise ValueError(f"kernel must be odd in each of {rank} axes, not {kernel}")
     padding = tuple(dilation * (side // 2) for side in sides)
-    return _CONV[rank](channels, out_channels, sides, stride=stride, padding=padding, dilation=dilation, bias=bias)  # type: ignore[arg-type]
+    window = {"kernel_size": sides, "stride": stride, "padding": padding, "dilation": dilation}
+    return _CONV[rank](channels, out_channels, groups=groups, bias=bias, **window)  # type: ignore[arg-type]
 
 
-def norm(channels: int, *, rank: int = 2) -> nn.Module:
-    """Batch normalisation of [B, channels, *spatial] with ``rank`` spatial axes."""
-    return _NORM[rank](channels)
+def norm(channels: int, *, rank: int = 2, momentum: float = 0.1) -> nn.Module:
+    """Batch normalisation of [B, channels, *spatial] with ``rank`` spatial axes; ``momentum`` is how much of the last batch is kept."""
+    return _NORM[rank](channels, momentum=momentum)
 
 
 class ConvNorm(nn.Sequential):

@@ -25,6 +25,14 @@ def test_a_stride_of_two_halves_the_size() -> None:
     assert conv(3, 4, kernel=3, stride=2)(torch.rand(1, 3, 8, 6)).shape == (1, 4, 4, 3)
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_groups_keep_channels_apart(rank: int) -> None:
+    x = torch.rand(1, 4, *SIZES[rank])
+    depthwise = conv(4, 4, kernel=3, groups=4, rank=rank)
+    changed = (depthwise(x) != depthwise(torch.cat([x[:, :3], 1 + x[:, 3:]], dim=1))).flatten(2).any(-1)
+    assert changed.tolist() == [[False, False, False, True]]
+
+
 @pytest.mark.parametrize(("kernel", "rank"), [(2, 2), ((3, 4), 2), ((3, 3), 3), (3, 4), (3, 0)])
 def test_what_cannot_keep_the_size_is_refused(kernel: int | tuple[int, ...], rank: int) -> None:
     with pytest.raises(ValueError, match=r"kernel must be odd|rank must be"):
