@@ -18,16 +18,26 @@ from tests.shared.attention.cases import CASES, Case, answer
 
 every_block = pytest.mark.parametrize("case", CASES, ids=str)
 
-UNUSED: dict[str, set[str]] = {}
+# It chooses pairs of tokens, which has no gradient; a loss of its own trains it (``Sparsifiner.connectivity``).
+_PREDICTOR = {"token_projection", "token_basis", "query_reduce.weight", "query_reduce.bias", "key_reduce.weight", "key_reduce.bias"}
+UNUSED: dict[str, set[str]] = {"sparsifiner": _PREDICTOR, "sparsifiner_published": _PREDICTOR}
 """Parameters that no output depends on, because the published block has them all the same."""
 
-NO_GRADIENT_CHECK: dict[str, str] = {}
+NO_GRADIENT_CHECK: dict[str, str] = {
+    "lln": "its deviations are constants to the gradient, as published",
+    "lln_published": "its deviations are constants to the gradient, as published",
+    "lln_diagonal": "its deviations are constants to the gradient, as published",
+    "lln_diagonal_published": "its deviations are constants to the gradient, as published",
+}
 """Blocks that are not differentiable everywhere near a random input, and why."""
 
 NOT_ONNX: dict[str, str] = {}
 """Blocks that ONNX has no operators for, and which."""
 
-BATCH_DEPENDENT: dict[str, str] = {}
+BATCH_DEPENDENT: dict[str, str] = {
+    "lln_published": "deviations are taken over the whole batch",
+    "lln_diagonal_published": "deviations are taken over the whole batch",
+}
 """Published forms in which one sample changes another's answer, and by what."""
 
 
