@@ -47,6 +47,8 @@ def conv(
 
 def norm(channels: int, *, rank: int = 2, momentum: float = 0.1) -> nn.Module:
     """Batch normalisation of [B, channels, *spatial] with ``rank`` spatial axes; ``momentum`` is how much of the last batch is kept."""
+    if rank not in _NORM:
+        raise ValueError(f"rank must be 1, 2 or 3, not {rank}")
     return _NORM[rank](channels, momentum=momentum)
 
 

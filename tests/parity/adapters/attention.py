@@ -1,4 +1,4 @@
-"""The attention blocks of shared/attention: each fixture names its block, and ``tests/parity/attention`` has a function for each."""
+"""The attention blocks of shared/attention: ``tests/parity/attention`` has a function for each, by the fixture's "block" or its name."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Arrays = dict[str, np.ndarray]
 
 
 def matches(fixture: Fixture) -> bool:
-    return fixture.system == "attention-blocks" and fixture.block in RUNS
+    return fixture.system in ("attention-blocks", "rtnet") and (fixture.block or fixture.name) in RUNS
 
 
 def run(fixture: Fixture, state: Arrays, inputs: Arrays) -> Arrays:
     import torch
 
     with torch.no_grad():
-        answers = RUNS[fixture.block](
+        answers = RUNS[fixture.block or fixture.name](
             fixture.config,
             {name: torch.from_numpy(array) for name, array in state.items()},
             {name: torch.from_numpy(array) for name, array in inputs.items()},
