@@ -53,7 +53,9 @@ class Entry:
 
     @property
     def summary(self) -> str:
-        return (inspect.getdoc(self.block) or "").partition("\n")[0]
+        line = (inspect.getdoc(self.block) or "").partition("\n")[0]
+        fixed = ", ".join(f"{key}={value!r}" for key, value in self.preset.items())
+        return f"{line} Here {fixed}, as published." if fixed else line
 
 
 _entries: dict[str, Entry] = {}

@@ -17,10 +17,9 @@ from shared.attention.maps import GivenMap
 from shared.attention.recording import note, recording
 from shared.attention.registry import register
 from shared.layers import conv, norm
+from shared.layers.pooling import max_pool
 
 __all__ = ["SubspaceAttention"]
-
-_MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
 def _cost(settings: Any, grid: tuple[int, ...]) -> Cost:
@@ -80,7 +79,7 @@ class SubspaceAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, C, *spatial]. Returns the same shape."""
-        found = _MAX_POOL[x.ndim - 2](F.relu(self.scale_norm(self.scale(x))), 3, stride=1, padding=1)
+        found = max_pool(F.relu(self.scale_norm(self.scale(x))), 3, stride=1, padding=1)
         logits = self.score_norm(self.score(found))
         if self.rectify_logits:
             logits = F.relu(logits)

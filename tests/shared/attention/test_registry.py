@@ -17,6 +17,8 @@ from shared.attention import cost_of, record
 from tests.shared.attention.cases import CASES, Case, answer
 
 every_block = pytest.mark.parametrize("case", CASES, ids=str)
+one_case_of_each_block = pytest.mark.parametrize("case", [case for case in CASES if case.rank in (0, 2)], ids=str)
+"""Where other ranks take the same path, and tracing takes seconds."""
 
 # It chooses pairs of tokens, which has no gradient; a loss of its own trains it (``Sparsifiner.connectivity``).
 _PREDICTOR = {"token_projection", "token_basis", "query_reduce.weight", "query_reduce.bias", "key_reduce.weight", "key_reduce.bias"}
@@ -166,7 +168,7 @@ def test_a_copy_with_the_same_state_answers_the_same(case: Case) -> None:
     close(block(**case.inputs()), other(**case.inputs()), tolerance=0)
 
 
-@every_block
+@one_case_of_each_block
 def test_it_compiles_whole_with_sizes_left_open(case: Case) -> None:
     torch._dynamo.reset()
     block = case.build()
@@ -178,7 +180,7 @@ def test_it_compiles_whole_with_sizes_left_open(case: Case) -> None:
             close(compiled(**inputs), block(**inputs))
 
 
-@every_block
+@one_case_of_each_block
 def test_it_exports(case: Case) -> None:
     block, inputs = case.build(), case.inputs()
     with warnings.catch_warnings():
@@ -205,11 +207,7 @@ def test_recording_changes_no_answer_and_leaves_nothing(case: Case) -> None:
         assert dense.isfinite().all()
 
 
-def one_of_each() -> list[Case]:
-    return [case for case in CASES if case.rank in (0, 2)]
-
-
-@pytest.mark.parametrize("case", one_of_each(), ids=str)
+@one_case_of_each_block
 def test_onnx_gives_the_same_answer(case: Case, tmp_path: Any) -> None:
     if case.name in NOT_ONNX:
         pytest.skip(NOT_ONNX[case.name])
