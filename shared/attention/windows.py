@@ -15,7 +15,18 @@ from torch import Tensor
 from shared.attention.attend import attend
 from shared.attention.maps import Layout
 
-__all__ = ["crop", "grid_of", "join_windows", "pad_to_multiple", "per_axis", "split_windows", "window_attend"]
+__all__ = [
+    "crop",
+    "grid_of",
+    "join_windows",
+    "merge_grid",
+    "pad_to_multiple",
+    "padded_grid",
+    "per_axis",
+    "split_grid",
+    "split_windows",
+    "window_attend",
+]
 
 
 def per_axis(size: int | Sequence[int], rank: int, *, name: str = "window") -> tuple[int, ...]:
@@ -30,21 +41,39 @@ def per_axis(size: int | Sequence[int], rank: int, *, name: str = "window") -> t
     return sizes
 
 
-def grid_of(x: Tensor, grid: Sequence[int]) -> tuple[int, ...]:
+def grid_of(x: Tensor, grid: Sequence[int], *, rank: int | None = None) -> tuple[int, ...]:
     """Checks that tokens x [B, N, C] are as many as the grid has places.
 
     Raises:
-        ValueError: if they are not.
+        ValueError: if they are not, or the grid has not ``rank`` axes.
     """
+    if rank is not None and len(grid) != rank:
+        raise ValueError(f"grid must have {rank} axes, not {tuple(grid)}")
     if not torch.compiler.is_compiling() and math.prod(grid) != x.shape[1]:
         raise ValueError(f"{x.shape[1]} tokens do not fill a grid of {tuple(grid)}")
     return tuple(grid)
 
 
+def split_grid(x: Tensor, heads: int) -> Tensor:
+    """[B, *grid, h d] to [B, h, *grid, d]."""
+    return x.unflatten(-1, (heads, -1)).movedim(-2, 1)
+
+
+def merge_grid(x: Tensor) -> Tensor:
+    """[B, h, *grid, d] to [B, *grid, h d]."""
+    return x.movedim(1, -2).flatten(-2)
+
+
+def padded_grid(grid: Sequence[int], sizes: Sequence[int]) -> tuple[int, ...]:
+    """The smallest multiples of ``sizes`` that hold the grid."""
+    return tuple(-(-extent // size) * size for extent, size in zip(grid, sizes, strict=True))
+
+
 def pad_to_multiple(x: Tensor, sizes: Sequence[int], *, value: float = 0.0) -> Tensor:
     """x: [..., *grid, c], padded at the far end of each axis to a multiple of its size."""
     rank = len(sizes)
-    amounts = [(size - extent % size) % size for extent, size in zip(x.shape[-rank - 1 : -1], sizes, strict=True)]
+    grid = x.shape[-rank - 1 : -1]
+    amounts = [whole - extent for whole, extent in zip(padded_grid(grid, sizes), grid, strict=True)]
     if not any(amounts):
         return x
     return F.pad(x, (0, 0, *(n for amount in reversed(amounts) for n in (0, amount))), value=value)
@@ -64,25 +93,29 @@ def split_windows(x: Tensor, window: Sequence[int], *, strided: bool = False) ->
         strided: a window is not one patch but a sparse grid over the whole map (MaxViT's grid attention).
     """
     rank = len(window)
-    batch, heads, grid, channels = x.shape[0], x.shape[1], x.shape[2:-1], x.shape[-1]
-    sides = [(g // w, w) if not strided else (w, g // w) for g, w in zip(grid, window, strict=True)]
-    x = x.reshape(batch, heads, *(side for pair in sides for side in pair), channels)
+    for axis in reversed(range(2, 2 + rank)):
+        side = window[axis - 2]
+        x = x.unflatten(axis, (side, -1) if strided else (-1, side))
     outer = [2 + 2 * axis + strided for axis in range(rank)]
     inner = [2 + 2 * axis + (not strided) for axis in range(rank)]
-    return x.permute(0, *outer, 1, *inner, x.ndim - 1).reshape(-1, heads, math.prod(window), channels)
+    # One axis at a time, and dense before axes are joined: a compiler that has left sizes open then has little to prove.
+    x = x.permute(0, *outer, 1, *inner, x.ndim - 1).contiguous()
+    return x.flatten(2 + rank, -2).flatten(0, rank)
 
 
 def join_windows(x: Tensor, grid: Sequence[int], window: Sequence[int], *, strided: bool = False) -> Tensor:
     """The inverse of ``split_windows``: x [B W, h, n, c]. Returns [B, h, *grid, c]."""
     rank = len(window)
     counts = [g // w for g, w in zip(grid, window, strict=True)]
-    heads, channels = x.shape[1], x.shape[-1]
-    x = x.reshape(-1, *counts, heads, *window, channels)
-    order = []
+    x = x.unflatten(2, tuple(window)).unflatten(0, (-1, *counts))
+    order: list[int] = []
     for axis in range(rank):
         pair = (1 + axis, 2 + rank + axis)
         order += reversed(pair) if strided else pair
-    return x.permute(0, 1 + rank, *order, x.ndim - 1).reshape(-1, heads, *grid, channels)
+    x = x.permute(0, 1 + rank, *order, x.ndim - 1).contiguous()
+    for axis in range(2, 2 + rank):
+        x = x.flatten(axis, axis + 1)
+    return x
 
 
 def window_attend(
@@ -94,6 +127,7 @@ def window_attend(
     strided: bool = False,
     scale: float | None = None,
     bias: Tensor | None = None,
+    grid: Sequence[int] | None = None,
     part: str = "",
 ) -> Tensor:
     """Softmax attention of each window to itself.
@@ -104,25 +138,25 @@ def window_attend(
         strided: as ``split_windows``.
         scale, part: as ``attend``.
         bias: [h, n, n], added to the logits of every window.
+        grid: the real one, where the caller has padded to a multiple of the window with tokens that are to be seen like any other, as some
+            published code does. They are cut off, and not recorded: the rows of a map then lack what went to them.
 
     Returns:
         [B, h, *grid, d].
     """
-    grid = query.shape[2:-1]
-    batch = query.shape[0]
-    padded = [-(-extent // side) * side for extent, side in zip(grid, window, strict=True)]
+    given = query.shape[2:-1]
+    real = tuple(given if grid is None else grid)
     mask = None
-    if any(extent % side for extent, side in zip(grid, window, strict=True)):
-        real = pad_to_multiple(torch.ones(1, 1, *grid, 1, dtype=torch.bool, device=query.device), window, value=False)
-        # [W, 1, 1, n]: which keys of each window are real.
-        mask = split_windows(real, window, strided=strided).mT
-        mask = mask.repeat(batch, 1, 1, 1)
+    if any(extent % side for extent, side in zip(given, window, strict=True)):
+        seen = pad_to_multiple(torch.ones(1, 1, *given, 1, dtype=torch.bool, device=query.device), window, value=False)
+        # [B W, 1, 1, n]: which keys of each window are real.
+        mask = split_windows(seen, window, strided=strided).mT.repeat(query.shape[0], 1, 1, 1)
 
     def layout() -> Layout:
-        places = torch.arange(math.prod(grid), device=query.device).reshape(1, 1, *grid, 1)
+        places = torch.arange(math.prod(real), device=query.device).reshape(1, 1, *real, 1)
         places = split_windows(pad_to_multiple(places, window, value=-1), window, strided=strided)[:, 0, :, 0]
-        return Layout(queries=places, keys=places, query_count=math.prod(grid), key_count=math.prod(grid))
+        return Layout(queries=places, keys=places, query_count=math.prod(real), key_count=math.prod(real))
 
     windows = (split_windows(pad_to_multiple(x, window), window, strided=strided) for x in (query, key, value))
     output = attend(*windows, scale=scale, bias=bias, mask=mask, layout=layout, part=part)
-    return crop(join_windows(output, padded, window, strided=strided), grid)
+    return crop(join_windows(output, padded_grid(given, window), window, strided=strided), real)
