@@ -51,7 +51,13 @@ def main(arguments: list[str] | None = None) -> int:
     rows = []
     for entry in entries:
         row = measured(
-            entry, chosen.channels, tuple(chosen.grid), batch=chosen.batch, device=chosen.device, rounds=chosen.rounds, run=not chosen.costs_only
+            entry,
+            chosen.channels,
+            tuple(chosen.grid),
+            batch=chosen.batch,
+            device=chosen.device,
+            rounds=chosen.rounds,
+            run=not chosen.costs_only,
         )
         rows.append(row)
         print(line(row), flush=True)
@@ -156,7 +162,9 @@ def _draw_scatter(rows: list[Row], channels: int, grid: tuple[int, ...], path: P
     typical = sorted(y / x for x, y in points if x > 1)
     if typical:
         ends = (lowest, max(x for x, _ in points))
-        axis.plot(ends, [typical[len(typical) // 2] * end for end in ends], color="#999999", linewidth=1, label="the middle block's time per FLOP")
+        axis.plot(
+            ends, [typical[len(typical) // 2] * end for end in ends], color="#999999", linewidth=1, label="the middle block's time per FLOP"
+        )
         axis.set_ylim(min(y for _, y in points) / 1.5, max(y for _, y in points) * 1.5)
         axis.legend(frameon=False)
     axis.grid(alpha=0.25)
@@ -197,11 +205,15 @@ def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 def _draw_growth(entries: list[Entry], channels: int, rank: int, path: Path, *, device: str) -> None:
     plt = _pyplot()
     sides = {1: (256, 1024, 4096), 2: (16, 32, 64), 3: (6, 10, 16)}[rank]
-    found = {entry.name: [measured(entry, channels, (side,) * rank, batch=1, device=device, rounds=3) for side in sides] for entry in entries}
+    found = {
+        entry.name: [measured(entry, channels, (side,) * rank, batch=1, device=device, rounds=3) for side in sides] for entry in entries
+    }
     found = {name: rows for name, rows in found.items() if all("forward_ms" in row for row in rows)}
     positions = [side**rank for side in sides]
     figure, axes = plt.subplots(1, 3, figsize=(15, 6 + 0.12 * len(found)), layout="constrained")
-    for axis, key, title in zip(axes, ("mflop", "forward_ms", "training_mb"), ("MFLOP by formula", "forward, ms", "peak memory of a training step, MB"), strict=True):
+    for axis, key, title in zip(
+        axes, ("mflop", "forward_ms", "training_mb"), ("MFLOP by formula", "forward, ms", "peak memory of a training step, MB"), strict=True
+    ):
         ends = []
         for number, (name, rows) in enumerate(found.items()):
             values = [row[key] for row in rows]
@@ -226,7 +238,15 @@ def _label_ends(axis: Any, x: float, ends: list[tuple[float, str, Any]]) -> None
     for value, name, color in ends:
         _, y = axis.transData.transform((x, value))
         last = max(y, last + gap)
-        axis.annotate(name, (x, value), xytext=(8, (last - y) * 72 / axis.figure.dpi), textcoords="offset points", fontsize=7.5, va="center", color=color)
+        axis.annotate(
+            name,
+            (x, value),
+            xytext=(8, (last - y) * 72 / axis.figure.dpi),
+            textcoords="offset points",
+            fontsize=7.5,
+            va="center",
+            color=color,
+        )
 
 
 if __name__ == "__main__":

@@ -61,8 +61,10 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor
             query, key = F.pad(query, (0, short)), F.pad(key, (0, short))
         else:
             value = F.pad(value, (0, short))
-    combined = mask if bias is None else _combine(bias.to(query.dtype), mask)
-    if combined is not None:
+    combined = None
+    if mask is not None or bias is not None:
+        # Of numbers, not of bools: those would be written out in the full size of the map by the kernel's preparation.
+        combined = _combine(torch.zeros((), dtype=query.dtype, device=query.device) if bias is None else bias.to(query.dtype), mask)
         combined = combined.reshape((1,) * (4 - combined.ndim) + tuple(combined.shape)).expand(-1, -1, query.shape[2], key.shape[2])
     query, key, value = (_last_axis_dense(x) for x in (query, key, value))
     output = F.scaled_dot_product_attention(query, key, value, attn_mask=combined, scale=scale)

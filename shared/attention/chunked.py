@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from shared.attention.attend import merge_heads, split_heads
 from shared.attention.cost import Cost, attention_cost, linear_cost
-from shared.attention.maps import SoftmaxMap, _part, _Product, _rows, _tile_rows
+from shared.attention.maps import ProductMap, SoftmaxMap, rows_per_tile, select_part, select_rows
 from shared.attention.recording import note, recording
 from shared.attention.registry import bag, register
 
@@ -98,7 +98,7 @@ def tiled_attend(
         [B, h, N, e].
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    rows = _tile_rows(query.shape[0], query.shape[1], key.shape[2]) if tile is None else tile
+    rows = rows_per_tile(query.shape[0], query.shape[1], key.shape[2]) if tile is None else tile
 
     def answered(query: Tensor, mask: Tensor | None) -> Tensor:
         return weigh((scale * query) @ key.mT, mask) @ value
@@ -114,7 +114,7 @@ def tiled_attend(
     return output
 
 
-class TiledMap(_Product):
+class TiledMap(ProductMap):
     """weigh(scale q.k): the map of ``tiled_attend``, computed when it is asked for."""
 
     def __init__(self, query: Tensor, key: Tensor, value: Tensor, *, weigh: Weigh, scale: float, mask: Tensor | None) -> None:
@@ -122,8 +122,8 @@ class TiledMap(_Product):
         self.weigh, self.scale, self.mask = weigh, scale, mask
 
     def _weights(self, rows: Tensor | None, heads: Tensor | None, keys: Tensor | None) -> Tensor:
-        logits = (self.scale * _rows(self.query, rows, heads)) @ _rows(self.key, None, heads).mT
-        weights = self.weigh(logits, None if self.mask is None else _part(self.mask, rows, heads))
+        logits = (self.scale * select_rows(self.query, rows, heads)) @ select_rows(self.key, None, heads).mT
+        weights = self.weigh(logits, None if self.mask is None else select_part(self.mask, rows, heads))
         return weights if keys is None else weights[..., keys]
 
 

@@ -89,7 +89,11 @@ def dropin(model: nn.Module, *, where: str, block: str, example: Tensor | None =
     taken = [name for name in chosen if hasattr(layers[name], NAME)]
     if taken:
         raise ValueError(f"{taken[0]} has an inserted block already")
-    shapes = _shapes_by_running(model, layers, chosen, example) if example is not None else {name: _shape_of(name, layers[name]) for name in chosen}
+    shapes = (
+        _shapes_by_running(model, layers, chosen, example)
+        if example is not None
+        else {name: _shape_of(name, layers[name]) for name in chosen}
+    )
     made = {name: _made(entry, name, *shapes[name], settings) for name in chosen}
     for name, inserted in made.items():
         parameter = next(layers[name].parameters(), None)
@@ -99,7 +103,7 @@ def dropin(model: nn.Module, *, where: str, block: str, example: Tensor | None =
     return chosen
 
 
-def _apply(module: nn.Module, arguments: Any, output: Any) -> Tensor:
+def _apply(module: nn.Module, _: Any, output: Any) -> Tensor:
     if not isinstance(output, Tensor):
         raise TypeError(f"a layer with an inserted attention block must return one tensor, not {type(output).__name__}")
     return getattr(module, NAME)(output)
@@ -110,7 +114,9 @@ def _made(entry: Entry, name: str, channels: int, rank: int, settings: dict[str,
     if is_tokens and entry.inputs is tokens and rank == 0:
         raise ValueError(f"{name} gives tokens, and {entry.name!r} needs to know their grid")
     if (not is_tokens or entry.ranks) and rank not in entry.ranks:
-        raise ValueError(f"{name} gives {_described(rank)}, and {entry.name!r} takes {' or '.join(_described(each) for each in entry.ranks)}")
+        raise ValueError(
+            f"{name} gives {_described(rank)}, and {entry.name!r} takes {' or '.join(_described(each) for each in entry.ranks)}"
+        )
     parameters = settings_of(entry.name).__dataclass_fields__  # type: ignore[attr-defined]
     known = {"channels": channels} | ({"rank": rank} if "rank" in parameters and rank else {})
     attention = create(entry.name, **known, **settings)
@@ -133,7 +139,10 @@ def _described(rank: int) -> str:
 
 def _shapes_by_running(model: nn.Module, layers: dict[str, nn.Module], chosen: list[str], example: Tensor) -> dict[str, tuple[int, int]]:
     found: dict[str, tuple[int, int]] = {}
-    handles = [layers[name].register_forward_hook(lambda module, arguments, output, name=name: found.update({name: _shape(name, output)})) for name in chosen]
+    handles = [
+        layers[name].register_forward_hook(lambda module, arguments, output, name=name: found.update({name: _shape(name, output)}))
+        for name in chosen
+    ]
     training = model.training
     try:
         with torch.no_grad():
@@ -151,7 +160,9 @@ def _shapes_by_running(model: nn.Module, layers: dict[str, nn.Module], chosen: l
 def _shape(name: str, output: Any) -> tuple[int, int]:
     """Channels and spatial axes. Three axes are tokens: 1-D feature maps have to be told by their convolution."""
     if not isinstance(output, Tensor) or not 3 <= output.ndim <= 5:
-        raise ValueError(f"{name} gives {tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__}, no feature map and no tokens")
+        raise ValueError(
+            f"{name} gives {tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__}, no feature map and no tokens"
+        )
     return (output.shape[2], 0) if output.ndim == 3 else (output.shape[1], output.ndim - 2)
 
 

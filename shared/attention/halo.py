@@ -20,10 +20,9 @@ from shared.attention.regions import all_places, blocks, listed, slots, take
 from shared.attention.registry import register
 from shared.attention.windows import per_axis
 from shared.layers import conv
+from shared.layers.pooling import average_pool
 
 __all__ = ["HaloAttention"]
-
-_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 def _cost(settings: Any, grid: tuple[int, ...]) -> Cost:
@@ -161,7 +160,7 @@ class HaloAttention(nn.Module):
         )
         answers = attended.transpose(1, 2).unflatten(0, (x.shape[0], asked_at.shape[0])).flatten(1, 2).flatten(2)
         answer = answers.index_select(1, slots(asked_at.flatten(), count)).mT.unflatten(2, answer_grid)
-        return _POOL[len(grid)](answer, self.stride, ceil_mode=True) if self.average and self.stride > 1 else answer
+        return average_pool(answer, self.stride) if self.average and self.stride > 1 else answer
 
     def _with_positions(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Scales the queries, and widens queries and keys so that their products contain the relative positions too.

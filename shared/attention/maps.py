@@ -16,7 +16,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-__all__ = ["AttentionMap", "GivenMap", "Layout", "LinearMap", "SoftmaxMap"]
+__all__ = ["AttentionMap", "GivenMap", "Layout", "LinearMap", "ProductMap", "SoftmaxMap", "rows_per_tile", "select_part", "select_rows"]
 
 TILE_BYTES = 64 * 2**20
 """Rows of a map are computed this much at a time where they are not all kept."""
@@ -69,7 +69,7 @@ class AttentionMap:
     def tiles(self) -> Iterator[Tensor]:
         """Positions of the queries, some at a time: as many as make ``dense(queries=tile)`` fill about 64 MB."""
         batch, heads, queries, keys = self.shape
-        return iter(torch.arange(queries).split(_tile_rows(batch, heads, keys)))
+        return iter(torch.arange(queries).split(rows_per_tile(batch, heads, keys)))
 
     def mean(self) -> Tensor:
         """The weights averaged over the heads, [B, queries, keys], with one head's map in memory at a time."""
@@ -80,7 +80,7 @@ class AttentionMap:
         return total
 
 
-class _Product(AttentionMap):
+class ProductMap(AttentionMap):
     """A map A with O = A V, all in the attention's own layout: [B or B W, h, n, d]."""
 
     query: Tensor
@@ -107,7 +107,9 @@ class _Product(AttentionMap):
     def dense(self, *, queries: Select = None, heads: Select = None, keys: Select = None) -> Tensor:
         columns = _indices(keys, self.shape[3], self.query.device)
         if self.layout is None:
-            return self._weights(_indices(queries, self.shape[2], self.query.device), _indices(heads, self.shape[1], self.query.device), columns)
+            return self._weights(
+                _indices(queries, self.shape[2], self.query.device), _indices(heads, self.shape[1], self.query.device), columns
+            )
         whole = self._scatter(lambda rows, chosen: self._weights(rows, chosen, None), queries, heads)
         return whole if columns is None else whole[..., columns]
 
@@ -115,7 +117,9 @@ class _Product(AttentionMap):
         if self._output_gradient is None:
             raise RuntimeError(_NO_GRADIENT)
         passed = self._output_gradient
-        return self._scatter(lambda rows, chosen: _rows(passed, rows, chosen) @ _rows(self.value, None, chosen).mT, queries, heads)
+        return self._scatter(
+            lambda rows, chosen: select_rows(passed, rows, chosen) @ select_rows(self.value, None, chosen).mT, queries, heads
+        )
 
     def _weights(self, rows: Tensor | None, heads: Tensor | None, keys: Tensor | None) -> Tensor:
         raise NotImplementedError
@@ -140,11 +144,13 @@ class _Product(AttentionMap):
         """
         if self.layout is None:
             raise ValueError("this attention has no windows; use dense()")
-        values, positions = _by_query(self._weights(None, _indices(heads, self.shape[1], self.query.device), None), self.layout, self.shape[0])
+        values, positions = _by_query(
+            self._weights(None, _indices(heads, self.shape[1], self.query.device), None), self.layout, self.shape[0]
+        )
         return values, positions
 
 
-class SoftmaxMap(_Product):
+class SoftmaxMap(ProductMap):
     """softmax(scale q.k + bias) over the keys that the mask leaves."""
 
     def __init__(
@@ -168,30 +174,30 @@ class SoftmaxMap(_Product):
         """The log-sum-exp of each query's logits, in the attention's own layout: [B or B W, h, n]; computed in tiles."""
         with torch.no_grad():
             batch, heads, queries, _ = self.query.shape
-            tiles = torch.arange(queries, device=self.query.device).split(_tile_rows(batch, heads, self.key.shape[2]))
+            tiles = torch.arange(queries, device=self.query.device).split(rows_per_tile(batch, heads, self.key.shape[2]))
             return torch.cat([self._logits(rows, None).logsumexp(-1) for rows in tiles], dim=-1)
 
     def _logits(self, rows: Tensor | None, heads: Tensor | None, keys: Tensor | None = None) -> Tensor:
-        query, key = _rows(self.query, rows, heads), _rows(self.key, keys, heads)
+        query, key = select_rows(self.query, rows, heads), select_rows(self.key, keys, heads)
         # In float32: that is what the fused kernels sum in, whatever they are given.
         query, key = (x if x.dtype == torch.float64 else x.float() for x in (query, key))
         with torch.autocast(query.device.type, enabled=False):
             logits = (self.scale * query) @ key.mT
         if self.bias is not None:
-            logits = logits + _part(self.bias, rows, heads, keys)
+            logits = logits + select_part(self.bias, rows, heads, keys)
         if self.mask is not None:
-            logits = logits.masked_fill(~_part(self.mask, rows, heads, keys), -math.inf)
+            logits = logits.masked_fill(~select_part(self.mask, rows, heads, keys), -math.inf)
         return logits
 
     def _weights(self, rows: Tensor | None, heads: Tensor | None, keys: Tensor | None) -> Tensor:
         logits = self._logits(rows, heads, keys)
         # Of whole rows it is at hand; of some columns it needs all the others, once.
-        lse = logits.logsumexp(-1, keepdim=True) if keys is None else _part(self.lse.unsqueeze(-1), rows, heads)
+        lse = logits.logsumexp(-1, keepdim=True) if keys is None else select_part(self.lse.unsqueeze(-1), rows, heads)
         # A query with no key at all has no weights, and its output is 0.
         return torch.exp(logits - torch.where(lse == -math.inf, 0.0, lse)).to(self.query.dtype)
 
 
-class LinearMap(_Product):
+class LinearMap(ProductMap):
     """A_ij = phi(q_i) . phi(k_j) z_i, which linear attention applies without ever forming it.
 
     Args:
@@ -217,9 +223,9 @@ class LinearMap(_Product):
 
     def _weights(self, rows: Tensor | None, heads: Tensor | None, keys: Tensor | None) -> Tensor:
         with torch.autocast(self.query.device.type, enabled=False):
-            weights = _rows(self.query, rows, heads) @ _rows(self.key, keys, heads).mT
-        weights = weights * (_part(self.normaliser, rows, heads) if isinstance(self.normaliser, Tensor) else self.normaliser)
-        return weights if self.offset is None else weights + _part(self.offset, rows, heads)
+            weights = select_rows(self.query, rows, heads) @ select_rows(self.key, keys, heads).mT
+        weights = weights * (select_part(self.normaliser, rows, heads) if isinstance(self.normaliser, Tensor) else self.normaliser)
+        return weights if self.offset is None else weights + select_part(self.offset, rows, heads)
 
 
 class GivenMap(AttentionMap):
@@ -251,11 +257,12 @@ class GivenMap(AttentionMap):
         return self._select(self._gradient, queries, heads, None)
 
     def _select(self, x: Tensor, queries: Select, heads: Select, keys: Select) -> Tensor:
-        x = _rows(x, _indices(queries, self.shape[2], x.device), _indices(heads, self.shape[1], x.device))
+        x = select_rows(x, _indices(queries, self.shape[2], x.device), _indices(heads, self.shape[1], x.device))
         return x if keys is None else x[..., _indices(keys, self.shape[-1], x.device)]
 
 
-def _tile_rows(batch: int, heads: int, keys: int) -> int:
+def rows_per_tile(batch: int, heads: int, keys: int) -> int:
+    """How many queries' weights fill about 64 MB."""
     return max(1, TILE_BYTES // max(1, 4 * batch * heads * keys))
 
 
@@ -271,15 +278,16 @@ def _indices(which: Select, size: int, device: torch.device) -> Tensor | None:
     return indices % size
 
 
-def _rows(x: Tensor, rows: Tensor | None, heads: Tensor | None) -> Tensor:
+def select_rows(x: Tensor, rows: Tensor | None, heads: Tensor | None) -> Tensor:
+    """x: [B, h, N, ...], for some of N and of the heads; None: all of them."""
     x = x if heads is None else x[:, heads]
     return x if rows is None else x[:, :, rows]
 
 
-def _part(x: Tensor, rows: Tensor | None, heads: Tensor | None, keys: Tensor | None = None) -> Tensor:
-    """As ``_rows``, of something that is broadcast: an axis of one element stays."""
+def select_part(x: Tensor, rows: Tensor | None, heads: Tensor | None, keys: Tensor | None = None) -> Tensor:
+    """As ``select_rows``, of something that is broadcast: an axis of one element stays."""
     x = x.reshape((1,) * (4 - x.ndim) + tuple(x.shape))
-    x = _rows(x, None if x.shape[2] == 1 else rows, None if x.shape[1] == 1 else heads)
+    x = select_rows(x, None if x.shape[2] == 1 else rows, None if x.shape[1] == 1 else heads)
     return x if keys is None or x.shape[3] == 1 else x[..., keys]
 
 

@@ -21,7 +21,10 @@ def _cost(settings: Any, grid: tuple[int, ...]) -> Cost:
     channels, n = settings.channels, math.prod(grid)
     norms = norm_cost(channels // settings.heads) * (2 * settings.normalise_heads)
     return (
-        linear_cost(channels, 3 * channels, n, bias=settings.qkv_bias) + attention_cost(n, n, channels) + linear_cost(channels, channels, n) + norms
+        linear_cost(channels, 3 * channels, n, bias=settings.qkv_bias)
+        + attention_cost(n, n, channels)
+        + linear_cost(channels, channels, n)
+        + norms
     )
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from shared.attention.maps import AttentionMap, GivenMap, SoftmaxMap, _Product
+from shared.attention.maps import AttentionMap, GivenMap, ProductMap, SoftmaxMap
 
 __all__ = ["Recording", "note", "record", "recording", "unseen"]
 
@@ -54,7 +54,7 @@ class Recording(Mapping[str, Any]):
         module = self._names[-1]
         if self._gradients and isinstance(found, GivenMap):
             found.watch()
-        elif self._gradients and isinstance(found, _Product) and output is not None:
+        elif self._gradients and isinstance(found, ProductMap) and output is not None:
             found.watch(output)
         name = ".".join(filter(None, (module, part)))
         self._calls[name] = count = self._calls.get(name, 0) + 1
@@ -101,8 +101,8 @@ def record(model: nn.Module, *, where: str = "*", reduce: Reducer | None = None,
     """Records the attention of every forward pass of ``model`` within the context, in this thread.
 
     Blocks of this library are recorded, and any other attention that calls ``torch.nn.functional.scaled_dot_product_attention``: timm's,
-    torchvision's, MONAI's with flash attention, ``torch.nn.TransformerEncoder``'s. Outputs stay those of the fused kernels. Only queries, keys and values are kept, and the
-    maps are computed when they are asked for. A compiled model runs uncompiled within the context.
+    torchvision's, MONAI's with flash attention, ``torch.nn.TransformerEncoder``'s. Outputs stay those of the fused kernels. Only queries,
+    keys and values are kept, and the maps are computed when they are asked for. A compiled model runs uncompiled within the context.
 
     Args:
         model: any module.
@@ -161,21 +161,16 @@ def _telling(*args: Any, **kwargs: Any) -> Tensor:
     return output
 
 
-def _note_fused(
-    output: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> None:
-    if query.ndim != 4 or query.shape[1] != key.shape[1]:
+def _note_fused(output: Tensor, *args: Any, **kwargs: Any) -> None:
+    """Arguments as torch's fused attention. Dropout is not in the map: it is drawn anew at every call."""
+    given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False)) | kwargs
+    query, key, value = given["query"], given["key"], given["value"]
+    if query.ndim != 4:
         return
-    causal = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril() if is_causal else None
+    if key.shape[1] != query.shape[1]:  # shared by several heads
+        key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (key, value))
+    attn_mask, scale = given.get("attn_mask"), given.get("scale")
+    causal = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril() if given.get("is_causal") else None
     boolean = attn_mask is not None and attn_mask.dtype == torch.bool
     found = SoftmaxMap(
         query,

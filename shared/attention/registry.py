@@ -55,7 +55,7 @@ class Entry:
     def summary(self) -> str:
         line = (inspect.getdoc(self.block) or "").partition("\n")[0]
         fixed = ", ".join(f"{key}={value!r}" for key, value in self.preset.items())
-        return f"{line} Here {fixed}, as published." if fixed else line
+        return f"{line} Here {fixed}." if fixed else line
 
 
 _entries: dict[str, Entry] = {}
@@ -234,7 +234,11 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _text(kind: Any) -> str:
-    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind).replace("typing.", "").replace("NoneType", "None")
+    return (
+        kind.__name__
+        if isinstance(kind, type) and not typing.get_args(kind)
+        else str(kind).replace("typing.", "").replace("NoneType", "None")
+    )
 
 
 def _nearest(name: str, known: Mapping[str, Any]) -> str:

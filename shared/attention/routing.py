@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared.attention.attend import attend, merge_heads, split_heads
@@ -21,10 +20,9 @@ from shared.attention.regions import all_places, blocks, in_chunks, listed, slot
 from shared.attention.registry import register
 from shared.attention.windows import crop, pad_to_multiple, per_axis
 from shared.layers import conv
+from shared.layers.pooling import average_pool_to
 
 __all__ = ["RoutingAttention"]
-
-_POOL: dict[int, Any] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
 
 def _cost(settings: Any, grid: tuple[int, ...]) -> Cost:
@@ -204,7 +202,7 @@ class RoutingAttention(nn.Module):
 
         def averages(x: Tensor) -> Tensor:
             padded = pad_to_multiple(x, side).movedim(-1, 1)
-            return _regions(_POOL[len(cells)](padded, cells).movedim(1, -1), places)
+            return _regions(average_pool_to(padded, cells).movedim(1, -1), places)
 
         # Padding counts as zeros; of what is left, the share of real positions says how much that was too little.
         share = averages(key.new_ones(1, *grid, 1))

@@ -22,7 +22,7 @@ from shared.layers import conv
 __all__ = ["ChannelSqueeze", "ProjectExcite", "SpatialChannelSqueeze", "SpatialSqueeze"]
 
 
-def _channel_cost(settings: Any, grid: tuple[int, ...], positions: int = 1) -> Cost:
+def _channel_cost(settings: Any, _: tuple[int, ...], positions: int = 1) -> Cost:
     channels, inner = settings.channels, settings.channels // settings.reduction
     return linear_cost(channels, inner, positions) + linear_cost(inner, channels, positions)
 

@@ -48,9 +48,7 @@ def measure(benchmark) -> Callable[..., None]:
     ``tensors_only`` counts what torch allocates, exactly, where the default watches the whole process.
     """
 
-    def run(
-        group: str, way: str, function: Callable[[], object], *, images: int, rounds: int = 5, tensors_only: bool = False
-    ) -> None:
+    def run(group: str, way: str, function: Callable[[], object], *, images: int, rounds: int = 5, tensors_only: bool = False) -> None:
         function()
         peak = peak_bytes(function, device="cuda" if torch.cuda.is_available() else "cpu") if tensors_only else _peak_bytes(function)
         benchmark.group = group

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.attention import create, record
+from shared.attention import create, neighborhood_attend, record, window_attend
 from shared.attention.attend import merge_heads, split_heads
 from shared.explain.relevance import token_relevance
 
@@ -140,4 +140,59 @@ def test_chefers_relevance_of_four_layers(measure, way: str) -> None:
         return token_relevance(model, x, target=3)
 
     torch.testing.assert_close(held(), rebuilt(), rtol=1e-3, atol=1e-5)
-    measure("Chefer relevance, 4 layers, 2048 tokens", way, held if way.startswith("maps") else rebuilt, images=1, rounds=2, tensors_only=True)
+    measure(
+        "Chefer relevance, 4 layers, 2048 tokens", way, held if way.startswith("maps") else rebuilt, images=1, rounds=2, tensors_only=True
+    )
+
+
+def heads_on_a_grid() -> tuple[Tensor, Tensor, Tensor]:
+    return tuple(torch.randn(1, HEADS, 64, 64, CHANNELS // HEADS, device=DEVICE) for _ in range(3))  # type: ignore[return-value]
+
+
+def unfolded(query: Tensor, key: Tensor, value: Tensor, kernel: int) -> Tensor:
+    """Neighbourhood attention with ``kernel * kernel`` copies of keys and values; windows are clamped at the borders."""
+    *_, height, width, channels = query.shape
+    starts = [(torch.arange(extent, device=query.device) - kernel // 2).clamp(0, extent - kernel) for extent in (height, width)]
+    reach = torch.arange(kernel, device=query.device)
+    rows, columns = (start[:, None] + reach for start in starts)
+    places = (rows[:, None, :, None] * width + columns[None, :, None, :]).reshape(height * width, kernel * kernel)
+    keys, values = (x.flatten(2, 3)[:, :, places] for x in (key, value))
+    flat = query.flatten(2, 3).unsqueeze(3)
+    weights = torch.softmax(channels**-0.5 * flat @ keys.mT, dim=-1)
+    return (weights @ values).reshape(query.shape)
+
+
+def masked(query: Tensor, key: Tensor, value: Tensor, kernel: int) -> Tensor:
+    """Window attention as attention of all to all, in which other windows are masked."""
+    height, width = query.shape[2:4]
+    rows, columns = torch.arange(height, device=query.device) // kernel, torch.arange(width, device=query.device) // kernel
+    window = (rows[:, None] * (width // kernel + 1) + columns).flatten()
+    logits = query.shape[-1] ** -0.5 * query.flatten(2, 3) @ key.flatten(2, 3).mT
+    logits = logits.masked_fill(window[:, None] != window, float("-inf"))
+    return (torch.softmax(logits, dim=-1) @ value.flatten(2, 3)).reshape(query.shape)
+
+
+LOCAL = {
+    "neighbourhood of 7 x 7": (lambda q, k, v: unfolded(q, k, v, 7), lambda q, k, v: neighborhood_attend(q, k, v, kernel=7), "unfolded"),
+    "window of 7 x 7": (lambda q, k, v: masked(q, k, v, 7), lambda q, k, v: window_attend(q, k, v, window=(7, 7)), "map of all to all"),
+}
+
+
+@pytest.mark.parametrize("ours", [False, True], ids=["naive", "ours"])
+@pytest.mark.parametrize("phase", ["inference", "training"])
+@pytest.mark.parametrize("name", LOCAL)
+def test_local_attention_on_64_x_64(measure, name: str, phase: str, ours: bool) -> None:
+    naive, fused, way = LOCAL[name]
+    query, key, value = heads_on_a_grid()
+    torch.testing.assert_close(naive(query, key, value), fused(query, key, value), rtol=1e-4, atol=1e-5)
+    chosen = fused if ours else naive
+
+    def run() -> None:
+        if phase == "inference":
+            with torch.no_grad():
+                chosen(query, key, value)
+        else:
+            inputs = [x.requires_grad_() for x in (query, key, value)]
+            torch.autograd.grad(chosen(*inputs).square().mean(), inputs)
+
+    measure(f"{name}, 64 x 64 positions, {phase}", "tiles, fused" if ours else way, run, images=1, rounds=3, tensors_only=True)

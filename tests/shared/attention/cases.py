@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from shared.attention import create, find, list_blocks, settings_of
 from shared.attention.registry import Entry
 
-__all__ = ["CASES", "Case", "answer"]
+__all__ = ["CASES", "Case", "answer", "close"]
 
 GRIDS = {1: (11,), 2: (7, 9), 3: (3, 5, 4)}
 """Odd sizes that no window divides."""
@@ -69,3 +69,10 @@ CASES = [Case(entry.name, rank) for entry in list_blocks() for rank in (entry.ra
 def answer(output: Any) -> tuple[Tensor, ...]:
     """What a block returned, as tensors."""
     return (output,) if isinstance(output, Tensor) else tuple(output)
+
+
+def close(one: Any, other: Any, *, tolerance: float = 1e-5) -> None:
+    """Two answers of blocks, output by output."""
+    for a, b in zip(answer(one), answer(other), strict=True):
+        assert a.shape == b.shape
+        torch.testing.assert_close(a.double(), b.double(), rtol=tolerance, atol=tolerance)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from shared.attention import cost_of, record
-from tests.shared.attention.cases import CASES, Case, answer
+from tests.shared.attention.cases import CASES, Case, answer, close
 
 every_block = pytest.mark.parametrize("case", CASES, ids=str)
-one_case_of_each_block = pytest.mark.parametrize("case", [case for case in CASES if case.rank in (0, 2)], ids=str)
-"""Where other ranks take the same path, and tracing takes seconds."""
 
 # It chooses pairs of tokens, which has no gradient; a loss of its own trains it (``Sparsifiner.connectivity``).
 _PREDICTOR = {"token_projection", "token_basis", "query_reduce.weight", "query_reduce.bias", "key_reduce.weight", "key_reduce.bias"}
@@ -33,9 +30,6 @@ NO_GRADIENT_CHECK: dict[str, str] = {
 }
 """Blocks that are not differentiable everywhere near a random input, and why."""
 
-NOT_ONNX: dict[str, str] = {}
-"""Blocks that ONNX has no operators for, and which."""
-
 BATCH_DEPENDENT: dict[str, str] = {
     "lln_published": "deviations are taken over the whole batch",
     "lln_diagonal_published": "deviations are taken over the whole batch",
@@ -45,12 +39,6 @@ BATCH_DEPENDENT: dict[str, str] = {
 
 def cast(inputs: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
     return {name: change(value) if isinstance(value, Tensor) and value.is_floating_point() else value for name, value in inputs.items()}
-
-
-def close(one: Any, other: Any, *, tolerance: float = 1e-5) -> None:
-    for a, b in zip(answer(one), answer(other), strict=True):
-        assert a.shape == b.shape
-        torch.testing.assert_close(a.double(), b.double(), rtol=tolerance, atol=tolerance)
 
 
 @every_block
@@ -85,7 +73,9 @@ def test_a_sample_does_not_change_another(case: Case) -> None:
         pytest.skip(BATCH_DEPENDENT[case.name])
     block, inputs = case.build(), case.inputs(batch=3)
     together = answer(block(**inputs))
-    alone = answer(block(**{name: value[1:2] if isinstance(value, Tensor) and value.shape[:1] == (3,) else value for name, value in inputs.items()}))
+    alone = answer(
+        block(**{name: value[1:2] if isinstance(value, Tensor) and value.shape[:1] == (3,) else value for name, value in inputs.items()})
+    )
     close(tuple(output[1:2] for output in together), alone)
 
 
@@ -116,7 +106,11 @@ def test_training_reaches_every_parameter(case: Case) -> None:
     unused = {name for name, weight in block.named_parameters() if weight.grad is None or not weight.grad.any()}
     assert unused == UNUSED.get(case.name, set())
     assert all(weight.grad.isfinite().all() for weight in block.parameters() if weight.grad is not None)
-    assert all(value.grad is not None and value.grad.isfinite().all() for value in inputs.values() if isinstance(value, Tensor) and value.requires_grad)
+    assert all(
+        value.grad is not None and value.grad.isfinite().all()
+        for value in inputs.values()
+        if isinstance(value, Tensor) and value.requires_grad
+    )
 
 
 @every_block
@@ -168,27 +162,6 @@ def test_a_copy_with_the_same_state_answers_the_same(case: Case) -> None:
     close(block(**case.inputs()), other(**case.inputs()), tolerance=0)
 
 
-@one_case_of_each_block
-def test_it_compiles_whole_with_sizes_left_open(case: Case) -> None:
-    torch._dynamo.reset()
-    block = case.build()
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        compiled = torch.compile(block, fullgraph=True, dynamic=True, backend="aot_eager")
-        for grid in (case.grid, tuple(extent + 2 for extent in case.grid)):
-            inputs = case.inputs(grid=grid)
-            close(compiled(**inputs), block(**inputs))
-
-
-@one_case_of_each_block
-def test_it_exports(case: Case) -> None:
-    block, inputs = case.build(), case.inputs()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.export.export(block, (), inputs)
-    close(program.module()(**inputs), block(**inputs))
-
-
 @every_block
 def test_recording_changes_no_answer_and_leaves_nothing(case: Case) -> None:
     block, inputs = case.build(), case.inputs()
@@ -205,37 +178,3 @@ def test_recording_changes_no_answer_and_leaves_nothing(case: Case) -> None:
         dense = found.dense()
         assert tuple(dense.shape) == found.shape
         assert dense.isfinite().all()
-
-
-@one_case_of_each_block
-def test_onnx_gives_the_same_answer(case: Case, tmp_path: Any) -> None:
-    if case.name in NOT_ONNX:
-        pytest.skip(NOT_ONNX[case.name])
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-
-    class Positional(nn.Module):
-        """With everything but the tensors fixed: ONNX has no other inputs."""
-
-        def __init__(self, block: nn.Module, inputs: dict[str, Any]) -> None:
-            super().__init__()
-            self.block = block
-            self.names = [name for name, value in inputs.items() if isinstance(value, Tensor)]
-            self.fixed = {name: value for name, value in inputs.items() if not isinstance(value, Tensor)}
-
-        def forward(self, *values: Tensor) -> Any:
-            return self.block(**dict(zip(self.names, values, strict=True)), **self.fixed)
-
-    inputs = case.inputs()
-    module = Positional(case.build(), inputs).eval()
-    values = tuple(inputs[name] for name in module.names)
-    path = tmp_path / "block.onnx"
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(module, values, path, dynamo=True, verbose=False)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    names = [each.name for each in session.get_inputs()]
-    answers = session.run(None, {name: value.numpy() for name, value in zip(names, values, strict=True)})
-    close(tuple(torch.from_numpy(each) for each in answers), module(*values), tolerance=1e-4)
-
-
