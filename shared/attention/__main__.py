@@ -178,7 +178,7 @@ def _label(axis: Any, names: list[str], points: list[tuple[float, float]]) -> No
     pixels = [tuple(axis.transData.transform(point)) for point in points]
     taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in pixels]
     scale = axis.figure.dpi / 72
-    for name, (x, y) in sorted(zip(names, pixels, strict=True), key=lambda item: item[1][1]):
+    for name, point, (x, y) in sorted(zip(names, points, pixels, strict=True), key=lambda item: item[2][1]):
         width, height = 4.4 * scale * len(name), 8 * scale
         places = [(side, lift) for lift in (0, 6, -6, 12, -12, 18, -18, 24, -24, 32, -32) for side in (5, -5 - width / scale)]
         boxes = [(x + dx * scale, y + dy * scale - height / 2, x + dx * scale + width, y + dy * scale + height / 2) for dx, dy in places]
@@ -188,8 +188,7 @@ def _label(axis: Any, names: list[str], points: list[tuple[float, float]]) -> No
         far = abs(places[chosen][1]) > 6
         axis.annotate(
             name,
-            (x, y),
-            xycoords="figure pixels",
+            point,
             xytext=places[chosen],
             textcoords="offset points",
             fontsize=7,

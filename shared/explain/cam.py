@@ -48,7 +48,9 @@ def class_activation_map(
             output = model(x.detach().requires_grad_())
             score = target(output) if callable(target) else output[:, target]
             if not found or found[-1].ndim != x.ndim:
-                raise ValueError(f"{layer!r} gives {tuple(found[-1].shape) if found else 'nothing'}, which is no feature map of {tuple(x.shape)}")
+                raise ValueError(
+                    f"{layer!r} gives {tuple(found[-1].shape) if found else 'nothing'}, which is no feature map of {tuple(x.shape)}"
+                )
             activations = found[-1]
             (gradients,) = torch.autograd.grad(score.sum(), activations)
     finally:

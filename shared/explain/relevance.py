@@ -157,8 +157,8 @@ def chefer_decoder(
             [B, heads, queries, keys].
 
     Returns:
-        Of image tokens to image tokens [B, keys, keys], of queries to queries, and of queries to image tokens [B, queries, keys]. The last is
-        what explains a detection.
+        Of image tokens to image tokens [B, keys, keys], of queries to queries, and of queries to image tokens [B, queries, keys]. The last
+        is what explains a detection.
     """
     if not decoder:
         raise ValueError("chefer_decoder needs at least one decoder layer")

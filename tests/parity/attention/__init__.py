@@ -43,4 +43,3 @@ def built(name: str, state: Mapping[str, Tensor], **settings: Any) -> nn.Module:
 
 for _module in pkgutil.iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
-

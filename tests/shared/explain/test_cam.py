@@ -54,7 +54,8 @@ def test_the_model_is_left_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(
-    ("layer", "says"), [("conv9", "no layer is called 'conv9'; there are: 0, 1, 2"), ("2", "'2' gives (1, 2), which is no feature map of (1, 1, 8, 8)")]
+    ("layer", "says"),
+    [("conv9", "no layer is called 'conv9'; there are: 0, 1, 2"), ("2", "'2' gives (1, 2), which is no feature map of (1, 1, 8, 8)")],
 )
 def test_a_wrong_layer_is_said(layer: str, says: str) -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
