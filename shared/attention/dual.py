@@ -23,7 +23,9 @@ __all__ = ["ChannelAttention", "PositionAttention"]
 
 def _position_cost(settings: Any, grid: tuple[int, ...]) -> Cost:
     channels, inner, n = settings.channels, settings.channels // settings.reduction, math.prod(grid)
-    return 2 * linear_cost(channels, inner, n) + linear_cost(channels, channels, n) + attention_cost(n, n, channels) + Cost(1)
+    bias = settings.bias
+    projections = 2 * linear_cost(channels, inner, n, bias=bias) + linear_cost(channels, channels, n, bias=bias)
+    return projections + attention_cost(n, n, channels) + Cost(1)
 
 
 @register(
@@ -41,19 +43,20 @@ class PositionAttention(nn.Module):
     Args:
         channels: channels of the feature map.
         reduction: queries and keys have ``channels // reduction`` channels.
+        bias: whether queries, keys and values have a bias.
         rank: number of spatial axes, 1 to 3.
 
     Raises:
         ValueError: if ``channels`` is smaller than ``reduction``, or ``rank`` is not 1, 2 or 3.
     """
 
-    def __init__(self, *, channels: int, reduction: int = 8, rank: int = 2) -> None:
+    def __init__(self, *, channels: int, reduction: int = 8, bias: bool = True, rank: int = 2) -> None:
         super().__init__()
         if channels < reduction:
             raise ValueError(f"channels={channels} must be at least reduction={reduction}")
-        self.query = conv(channels, channels // reduction, kernel=1, rank=rank)
-        self.key = conv(channels, channels // reduction, kernel=1, rank=rank)
-        self.value = conv(channels, channels, kernel=1, rank=rank)
+        self.query = conv(channels, channels // reduction, kernel=1, rank=rank, bias=bias)
+        self.key = conv(channels, channels // reduction, kernel=1, rank=rank, bias=bias)
+        self.value = conv(channels, channels, kernel=1, rank=rank, bias=bias)
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
