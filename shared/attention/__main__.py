@@ -118,7 +118,7 @@ def _run(block: torch.nn.Module, inputs: dict[str, Any], device: str, rounds: in
 
 _KEYS = ("block", "parameters", "mflop", "forward_ms", "backward_ms", "forward_mb", "training_mb", "ranks", "paper", "remark")
 _COLUMNS = ("block", "parameters", "MFLOP", "forward ms", "backward ms", "forward MB", "training MB", "ranks", "paper")
-_HEADING = "{:<26}{:>11}{:>10}{:>12}{:>13}{:>12}{:>13}  {:<15}{}"
+_HEADING = "{:<26}{:>12}{:>14}{:>12}{:>13}{:>12}{:>13}  {:<15}{}"
 
 
 def _line(row: Row) -> str:

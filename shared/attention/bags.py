@@ -34,6 +34,25 @@ def _cost(settings: Any, grid: tuple[int, ...], *, hidden: int) -> Cost:
     return hidden * linear_cost(channels, inner, n) + linear_cost(inner, branches, n) + product_cost(branches, n, channels)
 
 
+class _Pooling(nn.Module):
+    """What all poolings do with their scores."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x: [B, N, C]; mask: bool [B, N], False where a short bag was filled up. Returns [B, branches, C]."""
+        pooled = self.pool(x, mask)
+        if recording():
+            note(GivenMap(pooled.weights))
+        return pooled.features
+
+    def pool(self, x: Tensor, mask: Tensor | None = None) -> Pooled:
+        """As ``forward``, with the weights."""
+        return pool_bag(x, self.scores(x), mask)
+
+    def scores(self, x: Tensor) -> Tensor:
+        """What the softmax is taken of: x [B, N, C] to [B, branches, N]."""
+        raise NotImplementedError
+
+
 @register(
     "abmil",
     paper="Ilse et al., attention-based MIL, ICML 2018, eq. 8",
@@ -42,7 +61,7 @@ def _cost(settings: Any, grid: tuple[int, ...], *, hidden: int) -> Cost:
     inputs=bag,
     published={"attention.0": "hidden", "attention.2": "score"},
 )
-class BagPooling(nn.Module):
+class BagPooling(_Pooling):
     """The instances' average, weighted by a softmax of scores from a small network with one tanh layer.
 
     Args:
@@ -59,17 +78,6 @@ class BagPooling(nn.Module):
         _check(channels, inner_channels, branches)
         self.hidden = nn.Linear(channels, inner_channels)
         self.score = nn.Linear(inner_channels, branches)
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x: [B, N, C]; mask: bool [B, N], False where a short bag was filled up. Returns [B, branches, C]."""
-        pooled = self.pool(x, mask)
-        if recording():
-            note(GivenMap(pooled.weights))
-        return pooled.features
-
-    def pool(self, x: Tensor, mask: Tensor | None = None) -> Pooled:
-        """As ``forward``, with the weights."""
-        return pool_bag(x, self.scores(x), mask)
 
     def scores(self, x: Tensor) -> Tensor:
         """What the softmax is taken of: x [B, N, C] to [B, branches, N]."""
@@ -94,7 +102,7 @@ class BagPooling(nn.Module):
         "attention_c": "score",
     },
 )
-class GatedBagPooling(nn.Module):
+class GatedBagPooling(_Pooling):
     """The instances' average, weighted by a softmax of scores from a tanh layer that a sigmoid layer gates.
 
     Args:
@@ -111,17 +119,6 @@ class GatedBagPooling(nn.Module):
         self.gate = nn.Linear(channels, inner_channels)
         self.score = nn.Linear(inner_channels, branches)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x: [B, N, C]; mask: bool [B, N], False where a short bag was filled up. Returns [B, branches, C]."""
-        pooled = self.pool(x, mask)
-        if recording():
-            note(GivenMap(pooled.weights))
-        return pooled.features
-
-    def pool(self, x: Tensor, mask: Tensor | None = None) -> Pooled:
-        """As ``forward``, with the weights."""
-        return pool_bag(x, self.scores(x), mask)
-
     def scores(self, x: Tensor) -> Tensor:
         """What the softmax is taken of: x [B, N, C] to [B, branches, N]."""
         return self.score(torch.tanh(self.hidden(x)) * torch.sigmoid(self.gate(x))).mT
@@ -135,7 +132,7 @@ class GatedBagPooling(nn.Module):
     inputs=bag,
     published={"attention_V.0": "scorer.hidden", "attention_U.0": "scorer.gate", "attention_weights": "scorer.score"},
 )
-class MultiBranchPooling(nn.Module):
+class MultiBranchPooling(_Pooling):
     """Several gated averages of a bag; in training, each branch goes without some of the instances that it likes best.
 
     The attention of the bag as a whole is the mean of the branches': its feature is ``features.mean(1)``.
@@ -156,13 +153,6 @@ class MultiBranchPooling(nn.Module):
         self.scorer = GatedBagPooling(channels=channels, inner_channels=inner_channels, branches=branches)
         self.top_instances = top_instances
         self.drop = drop
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x: [B, N, C]; mask: bool [B, N], False where a short bag was filled up. Returns [B, branches, C]."""
-        pooled = self.pool(x, mask)
-        if recording():
-            note(GivenMap(pooled.weights))
-        return pooled.features
 
     def pool(self, x: Tensor, mask: Tensor | None = None) -> Pooled:
         """As ``forward``, with the weights: those after dropping, which the published diversity loss compares."""
