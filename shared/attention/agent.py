@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shared.attention.attend import attend, merge_heads, split_heads
+from shared.attention.attend import attend, check_heads, merge_heads, split_heads
 from shared.attention.cost import Cost, attention_cost, conv_cost, linear_cost
 from shared.attention.registry import register, tokens
 from shared.attention.twins import SpatialReduction, reduction_cost
@@ -134,8 +134,7 @@ class AgentAttention(nn.Module):
         rank: int = 2,
     ) -> None:
         super().__init__()
-        if heads < 1 or channels % heads:
-            raise ValueError(f"heads={heads} must divide channels={channels}")
+        check_heads(channels, heads)
         self.reduce = SpatialReduction(channels=channels, reduction=reduction, rank=rank)
         self.heads, self.rank = heads, rank
         self.agents = per_axis(agents, rank, name="agents")

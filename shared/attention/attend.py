@@ -14,7 +14,7 @@ from torch import Tensor
 from shared.attention.maps import Layout, SoftmaxMap
 from shared.attention.recording import note, recording, unseen
 
-__all__ = ["attend", "explain_backend", "merge_heads", "split_heads"]
+__all__ = ["attend", "check_heads", "explain_backend", "merge_heads", "split_heads"]
 
 
 def attend(
@@ -78,6 +78,12 @@ def _combine(bias: Tensor, mask: Tensor | None) -> Tensor:
 def _last_axis_dense(x: Tensor) -> Tensor:
     """The fused kernels refuse tensors whose last axis is strided."""
     return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def check_heads(channels: int, heads: int) -> None:
+    """Raises ValueError if ``heads`` does not divide ``channels``."""
+    if heads < 1 or channels % heads:
+        raise ValueError(f"heads={heads} must divide channels={channels}")
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.attention.attend import attend, merge_heads, split_heads
+from shared.attention.attend import attend, check_heads, merge_heads, split_heads
 from shared.attention.cost import Cost, attention_cost, linear_cost
 from shared.attention.registry import register
 from shared.attention.windows import grid_of
@@ -95,8 +95,7 @@ class BoxCrossAttention(nn.Module):
         rank: int = 2,
     ) -> None:
         super().__init__()
-        if heads < 1 or channels % heads:
-            raise ValueError(f"heads={heads} must divide channels={channels}")
+        check_heads(channels, heads)
         if inner_channels < 1 or stride <= 0 or rank < 1:
             raise ValueError(f"must be positive: inner_channels={inner_channels}, stride={stride}, rank={rank}")
         if offsets not in ("log", "linear"):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from shared.attention.attend import merge_heads, split_heads
+from shared.attention.attend import check_heads, merge_heads, split_heads
 from shared.attention.cost import Cost, attention_cost, linear_cost
 from shared.attention.maps import ProductMap, SoftmaxMap, rows_per_tile, select_part, select_rows
 from shared.attention.recording import note, recording
@@ -150,8 +150,7 @@ class ChunkedAttention(nn.Module):
 
     def __init__(self, *, channels: int, heads: int = 8, qkv_bias: bool = True, query_chunk: int = 1024, key_chunk: int = 4096) -> None:
         super().__init__()
-        if heads < 1 or channels % heads:
-            raise ValueError(f"heads={heads} must divide channels={channels}")
+        check_heads(channels, heads)
         if min(query_chunk, key_chunk) < 1:
             raise ValueError(f"chunks must be positive: query_chunk={query_chunk}, key_chunk={key_chunk}")
         self.heads, self.query_chunk, self.key_chunk = heads, query_chunk, key_chunk

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.attention.attend import attend, merge_heads, split_heads
+from shared.attention.attend import attend, check_heads, merge_heads, split_heads
 from shared.attention.cost import Cost, attention_cost, linear_cost, norm_cost, product_cost
 from shared.attention.maps import GivenMap
 from shared.attention.recording import note, recording
@@ -42,8 +42,7 @@ class QueryAttention(nn.Module):
 
     def __init__(self, *, channels: int, heads: int = 8, context_channels: int | None = None) -> None:
         super().__init__()
-        if heads < 1 or channels % heads:
-            raise ValueError(f"heads={heads} must divide channels={channels}")
+        check_heads(channels, heads)
         context = channels if context_channels is None else context_channels
         self.heads = heads
         self.query = nn.Linear(channels, channels)

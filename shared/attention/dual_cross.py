@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.attention.attend import attend, merge_heads, split_heads
+from shared.attention.attend import attend, check_heads, merge_heads, split_heads
 from shared.attention.cost import Cost, attention_cost, linear_cost
 from shared.attention.decoder import QueryAttention
 from shared.attention.registry import bag, register
@@ -106,8 +106,7 @@ class PairwiseAttention(nn.Module):
 
     def __init__(self, *, channels: int, heads: int = 8, qkv_bias: bool = True) -> None:
         super().__init__()
-        if heads < 1 or channels % heads:
-            raise ValueError(f"heads={heads} must divide channels={channels}")
+        check_heads(channels, heads)
         self.channels, self.heads = channels, heads
         self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
         self.out = nn.Linear(channels, channels)

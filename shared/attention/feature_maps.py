@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shared.attention.attend import merge_heads, split_heads
+from shared.attention.attend import check_heads, merge_heads, split_heads
 from shared.attention.cost import Cost, attention_cost, linear_cost
 from shared.attention.linear import full_precision, linear_attend, linear_attend_cost, widen
 from shared.attention.registry import bag, register
@@ -98,7 +98,7 @@ class HedgehogAttention(nn.Module):
 
     def __init__(self, *, channels: int, heads: int = 8, features: int | None = None, qkv_bias: bool = True) -> None:
         super().__init__()
-        _check(channels, heads)
+        check_heads(channels, heads)
         width = channels // heads
         self.heads = heads
         self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
@@ -188,7 +188,7 @@ class LogNormalAttention(nn.Module):
 
     def __init__(self, *, channels: int, heads: int = 8, qkv_bias: bool = True, over_batch: bool = False) -> None:
         super().__init__()
-        _check(channels, heads)
+        check_heads(channels, heads)
         self.heads, self.over_batch = heads, over_batch
         self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
         self.out = nn.Linear(channels, channels)
@@ -233,7 +233,7 @@ class LogNormalDiagonalAttention(nn.Module):
 
     def __init__(self, *, channels: int, heads: int = 8, block: int | None = None, qkv_bias: bool = True, over_batch: bool = False) -> None:
         super().__init__()
-        _check(channels, heads)
+        check_heads(channels, heads)
         self.block = channels // heads if block is None else block
         if self.block < 1:
             raise ValueError(f"block must be positive, not {block}")
@@ -247,8 +247,3 @@ class LogNormalDiagonalAttention(nn.Module):
         near = window_attend(query, key, value, window=(self.block,), part="diagonal")
         far = log_normal_attend(query, key, value, over_batch=self.over_batch, part="linear")
         return self.out(merge_heads(0.5 * (near + far)))
-
-
-def _check(channels: int, heads: int) -> None:
-    if heads < 1 or channels % heads:
-        raise ValueError(f"heads={heads} must divide channels={channels}")

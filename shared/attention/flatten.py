@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.attention.attend import merge_heads, split_heads
+from shared.attention.attend import check_heads, merge_heads, split_heads
 from shared.attention.cost import Cost, conv_cost, linear_cost
 from shared.attention.linear import full_precision, linear_attend, linear_attend_cost, widen
 from shared.attention.maps import Layout
@@ -246,6 +246,5 @@ class WindowFocusedLinearAttention(nn.Module):
 
 
 def _width(channels: int, heads: int) -> int:
-    if heads < 1 or channels % heads:
-        raise ValueError(f"heads={heads} must divide channels={channels}")
+    check_heads(channels, heads)
     return channels // heads

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shared.attention.attend import merge_heads, split_heads
+from shared.attention.attend import check_heads, merge_heads, split_heads
 from shared.attention.cost import Cost, linear_cost, norm_cost
 from shared.attention.linear import linear_attend, linear_attend_cost
 from shared.attention.registry import register
@@ -169,7 +169,6 @@ def _near_identity(channels: int) -> nn.Linear:
 
 
 def _check(channels: int, heads: int, axes: int) -> None:
-    if heads < 1 or channels % heads:
-        raise ValueError(f"heads={heads} must divide channels={channels}")
+    check_heads(channels, heads)
     if axes < 0:
         raise ValueError(f"axes must not be negative, but is {axes}")

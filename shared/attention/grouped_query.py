@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from shared.attention.attend import attend, merge_heads, split_heads
+from shared.attention.attend import attend, check_heads, merge_heads, split_heads
 from shared.attention.cost import Cost, attention_cost, linear_cost
 from shared.attention.registry import bag, register
 
@@ -44,8 +44,7 @@ class GroupedQueryAttention(nn.Module):
 
     def __init__(self, *, channels: int, heads: int = 8, key_heads: int = 2, qkv_bias: bool = True) -> None:
         super().__init__()
-        if heads < 1 or channels % heads:
-            raise ValueError(f"heads={heads} must divide channels={channels}")
+        check_heads(channels, heads)
         if key_heads < 1 or heads % key_heads:
             raise ValueError(f"key_heads={key_heads} must divide heads={heads}")
         self.heads, self.key_heads = heads, key_heads

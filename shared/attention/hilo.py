@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shared.attention.attend import attend, merge_heads, split_heads
+from shared.attention.attend import attend, check_heads, merge_heads, split_heads
 from shared.attention.cost import Cost, attention_cost, linear_cost
 from shared.attention.registry import register, tokens
 from shared.attention.windows import grid_of, merge_grid, padded_grid, per_axis, split_grid, window_attend
@@ -70,8 +70,7 @@ class HiLoAttention(nn.Module):
         self, *, channels: int, heads: int = 8, window: int | tuple[int, ...] = 2, low_share: float = 0.5, qkv_bias: bool = False
     ) -> None:
         super().__init__()
-        if heads < 1 or channels % heads:
-            raise ValueError(f"heads={heads} must divide channels={channels}")
+        check_heads(channels, heads)
         if not 0 <= low_share <= 1:
             raise ValueError(f"low_share must be from 0 to 1, not {low_share}")
         per_axis(window, 1 if isinstance(window, int) else len(window))

@@ -12,7 +12,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.attention.attend import merge_heads, split_heads
+from shared.attention.attend import check_heads, merge_heads, split_heads
 from shared.attention.cost import Cost, conv_cost, linear_cost, product_cost
 from shared.attention.linear import full_precision, linear_attend, linear_attend_cost, widen
 from shared.attention.registry import register, tokens
@@ -60,8 +60,7 @@ class InLineAttention(nn.Module):
 
     def __init__(self, *, channels: int, heads: int = 8, qkv_bias: bool = True, class_token: bool = False, rank: int = 2) -> None:
         super().__init__()
-        if heads < 1 or channels % heads:
-            raise ValueError(f"heads={heads} must divide channels={channels}")
+        check_heads(channels, heads)
         if rank not in _CONVOLVE:
             raise ValueError(f"rank must be 1, 2 or 3, not {rank}")
         self.heads, self.class_token, self.rank = heads, class_token, rank

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.attention.attend import attend, merge_heads, split_heads
+from shared.attention.attend import attend, check_heads, merge_heads, split_heads
 from shared.attention.cost import Cost, attention_cost, linear_cost
 from shared.attention.maps import GivenMap
 from shared.attention.recording import note, recording
@@ -76,8 +76,7 @@ class MixtureOfHeads(nn.Module):
         rank: int = 2,
     ) -> None:
         super().__init__()
-        if heads < 1 or channels % heads:
-            raise ValueError(f"heads={heads} must divide channels={channels}")
+        check_heads(channels, heads)
         if shared_heads < 1:
             raise ValueError(f"shared_heads must be positive, not {shared_heads}")
         if not 1 <= routed_heads <= heads - shared_heads:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from shared.attention.attend import attend, merge_heads, split_heads
+from shared.attention.attend import attend, check_heads, merge_heads, split_heads
 from shared.attention.cost import Cost, attention_cost, linear_cost, norm_cost
 from shared.attention.registry import bag, register
 
@@ -51,8 +51,7 @@ class MultiHeadAttention(nn.Module):
 
     def __init__(self, *, channels: int, heads: int = 8, qkv_bias: bool = True, normalise_heads: bool = False) -> None:
         super().__init__()
-        if heads < 1 or channels % heads:
-            raise ValueError(f"heads={heads} must divide channels={channels}")
+        check_heads(channels, heads)
         self.heads = heads
         self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
         self.query_norm = nn.LayerNorm(channels // heads) if normalise_heads else nn.Identity()

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from shared.attention.attend import check_heads
 from shared.attention.cost import Cost, attention_cost, linear_cost
 from shared.attention.neighborhood_backends import flex, flex_refuses, natten, natten_has_kernels, natten_refuses
 from shared.attention.neighborhood_tiles import Axis, Neighborhood, tiled
@@ -140,7 +141,7 @@ class NeighborhoodAttention(nn.Module):
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
-        _check_heads(channels, heads)
+        check_heads(channels, heads)
         # Extents play no part in the checks.
         axes = _square((1,) * rank, kernel, dilation, stride, causal).axes
         self.heads, self.backend = heads, backend
@@ -188,7 +189,7 @@ class CircularAttention(nn.Module):
 
     def __init__(self, *, channels: int, heads: int = 8, radius: float = 8.0, qkv_bias: bool = True, backend: Backend = "auto") -> None:
         super().__init__()
-        _check_heads(channels, heads)
+        check_heads(channels, heads)
         _circle((1,), radius)
         self.heads, self.radius, self.backend = heads, radius, backend
         self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
@@ -208,11 +209,6 @@ def _project(qkv: nn.Module, x: Tensor, heads: int) -> list[Tensor]:
 def _join(out: nn.Module, attended: Tensor) -> Tensor:
     """The projected heads [B, h, *grid, d] as a feature map."""
     return out(attended.movedim(1, -2).flatten(-2)).movedim(-1, 1)
-
-
-def _check_heads(channels: int, heads: int) -> None:
-    if heads < 1 or channels % heads:
-        raise ValueError(f"heads={heads} must divide channels={channels}")
 
 
 def _square(

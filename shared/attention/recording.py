@@ -101,7 +101,7 @@ def record(model: nn.Module, *, where: str = "*", reduce: Reducer | None = None,
     """Records the attention of every forward pass of ``model`` within the context, in this thread.
 
     Blocks of this library are recorded, and any other attention that calls ``torch.nn.functional.scaled_dot_product_attention``: timm's,
-    torchvision's, MONAI's with flash attention, ``torch.nn.TransformerEncoder``'s. Outputs stay those of the fused kernels. Only queries,
+    torchvision's, ``torch.nn.TransformerEncoder``'s. Outputs stay those of the fused kernels. Only queries,
     keys and values are kept, and the maps are computed when they are asked for. A compiled model runs uncompiled within the context.
 
     Args:

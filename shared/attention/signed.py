@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shared.attention.attend import merge_heads, split_heads
+from shared.attention.attend import check_heads, merge_heads, split_heads
 from shared.attention.chunked import tiled_attend
 from shared.attention.cost import Cost, attention_cost, linear_cost
 from shared.attention.registry import bag, register
@@ -56,8 +56,7 @@ class SignedAttention(nn.Module):
 
     def __init__(self, *, channels: int, heads: int = 8, qkv_bias: bool = True) -> None:
         super().__init__()
-        if heads < 1 or channels % heads:
-            raise ValueError(f"heads={heads} must divide channels={channels}")
+        check_heads(channels, heads)
         self.heads = heads
         self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
         self.out = nn.Linear(channels, channels)

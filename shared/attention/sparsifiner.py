@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from shared.attention.attend import attend, merge_heads, split_heads
+from shared.attention.attend import attend, check_heads, merge_heads, split_heads
 from shared.attention.cost import Cost, attention_cost, linear_cost, product_cost
 from shared.attention.registry import register
 from shared.attention.windows import per_axis
@@ -132,8 +132,7 @@ class Sparsifiner(nn.Module):
         rank: int = 2,
     ) -> None:
         super().__init__()
-        if heads < 1 or channels % heads:
-            raise ValueError(f"heads={heads} must divide channels={channels}")
+        check_heads(channels, heads)
         self.grid = per_axis(extent, rank, name="extent")
         width, tokens = channels // heads, 1 + math.prod(self.grid)
         if not 1 <= channel_reduction <= width or not 1 <= token_reduction <= tokens:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from shared.attention.attend import attend, merge_heads, split_heads
+from shared.attention.attend import attend, check_heads, merge_heads, split_heads
 from shared.attention.cost import Cost, attention_cost, conv_cost, linear_cost, norm_cost
 from shared.attention.registry import register, tokens
 from shared.attention.windows import grid_of, merge_grid, pad_to_multiple, padded_grid, per_axis, split_grid, window_attend
@@ -65,7 +65,7 @@ class LocallyGroupedAttention(nn.Module):
         self, *, channels: int, heads: int = 8, window: int | tuple[int, ...] = 7, qkv_bias: bool = False, mask_padding: bool = True
     ) -> None:
         super().__init__()
-        _check(channels, heads)
+        check_heads(channels, heads)
         per_axis(window, 1 if isinstance(window, int) else len(window))
         self.heads, self.window, self.mask_padding = heads, window, mask_padding
         self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
@@ -175,7 +175,7 @@ class GlobalSubsampledAttention(nn.Module):
         rank: int = 2,
     ) -> None:
         super().__init__()
-        _check(channels, heads)
+        check_heads(channels, heads)
         self.heads, self.rank = heads, rank
         self.query = nn.Linear(channels, channels, bias=qkv_bias)
         self.reduce = SpatialReduction(channels=channels, reduction=reduction, pad=pad, rank=rank)
@@ -191,8 +191,3 @@ class GlobalSubsampledAttention(nn.Module):
         reduced, _ = self.reduce(x, grid_of(x, grid, rank=self.rank))
         key, value = (split_heads(each, self.heads) for each in self.key_value(reduced).chunk(2, dim=-1))
         return self.out(merge_heads(attend(split_heads(self.query(x), self.heads), key, value)))
-
-
-def _check(channels: int, heads: int) -> None:
-    if heads < 1 or channels % heads:
-        raise ValueError(f"heads={heads} must divide channels={channels}")
