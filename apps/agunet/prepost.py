@@ -29,6 +29,7 @@ __all__ = [
     "read_preparation",
     "resample",
     "resize",
+    "resize_labels",
     "restore_labels",
     "restore_probability",
     "threshold",
@@ -156,6 +157,13 @@ def resize(values: NDArray[Any], size: Sequence[int], *, antialias: bool = True)
     x, y, *z = (int(each) for each in size)
     shape = (x, y, *z) if z else (x, y, int(values.shape[2] * y / values.shape[1]))
     return resize_image(values, shape, order=1, anti_aliasing=antialias).astype(np.float32)
+
+
+def resize_labels(labels: NDArray[Any], size: Sequence[int]) -> NDArray[np.uint8]:
+    """A label map [X, Y, Z] at three sizes, by nearest voxels: what training compares a resized image's segmentation with."""
+    from skimage.transform import resize as resize_image
+
+    return resize_image(labels, tuple(size), order=0, preserve_range=True, anti_aliasing=False).astype(np.uint8)
 
 
 def restore_probability(probability: NDArray[Any], placement: Placement, *, outside: float | Sequence[float] = 0.0) -> NDArray[np.float32]:

@@ -16,14 +16,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from apps.agunet.config import AGUNetConvertConfig, ModelConfig, PublishedConfig
+from apps.agunet.inference import AGUNetPredictor
 from apps.agunet.model import AGUNet, DAUNet, PublishedChannelAttention
+from apps.agunet.prepost import Preparation, read_preparation
+from shared.bundle import provenance
+from shared.config import plain
 from shared.errors import UserError
 from shared.layers.folding import fold_bias
+from shared.segmentation.config import PreprocessingConfig, TaskConfig, WindowConfig
+from shared.segmentation.predictor import SegmentationSettings
 
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["Published", "from_published", "read_published"]
+__all__ = ["Published", "convert", "from_published", "read_published"]
 
 Layers = Mapping[str, Mapping[str, NDArray[Any]]]
 """Arrays by the names of their layer and weight, as Keras lays them out: ``layers["conv3d_3"]["kernel"]``."""
@@ -82,6 +89,53 @@ def read_published(path: Path | str) -> Published:
     except Exception as error:  # h5py raises many types on a damaged file
         raise UserError(f"{path}: cannot be read as HDF5 ({' '.join(str(error).split())}). {_ADVICE} Download it again.") from error
     return from_published(layers, source=path)
+
+
+def convert(config: AGUNetConvertConfig) -> None:
+    """Writes a bundle with the released weights and the preparation that belongs to them."""
+    published = read_published(config.published)
+    beside = config.published.parent / "pre_processing.ini"
+    path = config.preparation or (beside if beside.is_file() else None)
+    preparation = Preparation() if path is None else read_preparation(path)
+    if len(preparation.size) != 3:
+        raise UserError(f"{path}: is of a slab model (new_axial_size has two numbers); the released AGUNet and DAGUNet see whole volumes.")
+    settings = published.settings
+    if settings["in_channels"] != 1:
+        raise UserError(f"{config.published}: takes {settings['in_channels']} channels, and the released networks take one.")
+    dual = published.network == "daunet"
+    network = ModelConfig(
+        name=published.network,
+        published_channel_attention=dual,
+        **{name: value for name, value in settings.items() if name not in ("in_channels", "classes", "channel_attention")},
+    )
+    x, y, z = preparation.size
+    own = PublishedConfig(
+        size=(x, y, z),
+        spacing_mm=preparation.spacing_mm,
+        percentiles=preparation.percentiles,
+        normalisation=preparation.normalisation,
+        crop=preparation.crop,
+        antialias=preparation.antialias,
+    )
+    names = ["tumour"] if settings["classes"] == 2 else [f"class {number}" for number in range(1, settings["classes"])]
+    thresholds = preparation.thresholds
+    segmentation = SegmentationSettings(
+        task=TaskConfig(labels={name: [number] for number, name in enumerate(names, start=1)}),
+        preprocessing=PreprocessingConfig(),
+        window=WindowConfig(size=own.size, overlap=0.0),
+        threshold=thresholds[1] if len(thresholds) == settings["classes"] else thresholds[0],
+    )
+    said = () if path is not None else ("No pre_processing.ini was given: the published configuration is assumed (1 mm, whole range).",)
+    facts = provenance(
+        converted_from=config.published.name,
+        weights_licence="BSD-2-Clause (authors' repository)",
+        notes=[note.replace(f"{config.published}: ", "") for note in (*published.notes, *said)],
+    )
+    model = {"network": plain(network), "published": plain(own)}
+    AGUNetPredictor(published.build(), model=model, settings=segmentation, facts=facts).save_bundle(config.output)
+    for note in facts["notes"]:
+        print(note)
+    print(f"{config.output}: written. Try: apps.agunet infer --model {config.output} --input t1c.nii.gz --output results")
 
 
 def from_published(layers: Layers, *, source: Path | str) -> Published:

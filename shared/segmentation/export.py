@@ -1,0 +1,54 @@
+"""A bundle's network as ONNX or torch.export file, for windows of one size."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from shared.config import plain
+from shared.errors import UserError
+from shared.inference.config import ComputeConfig
+from shared.inference.export import export_network
+from shared.inference.optimise import optimise
+from shared.segmentation.config import ExportConfig
+from shared.segmentation.labels import Labels
+from shared.segmentation.predictor import Options, VolumePredictor
+
+__all__ = ["export_volumes"]
+
+
+class _Probability(nn.Module):
+    """Prepared windows [B, C, *size] to probabilities [B, K, *size]."""
+
+    def __init__(self, network: nn.Module, overlapping: bool) -> None:
+        super().__init__()
+        self.network, self.overlapping = network, overlapping
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits = self.network(image)
+        return torch.sigmoid(logits) if self.overlapping else torch.softmax(logits, dim=1)
+
+
+def export_volumes(predictor_class: type[VolumePredictor], config: ExportConfig) -> None:
+    """Writes the file, and says what goes in and how far its output is from the bundle's."""
+    computing = ComputeConfig(device="cpu", precision="fp32")
+    predictor = predictor_class.load(config.model, device=computing.device, precision=computing.precision, options=Options())
+    network = predictor_class.build(predictor.model, Labels(predictor.settings.task))
+    network.load_state_dict(predictor.weights)
+    size = config.size or predictor.settings.window.size
+    task = predictor.settings.task
+    probability = _Probability(optimise(network), task.overlapping).eval().to(memory_format=torch.contiguous_format)
+    example = torch.randn(2, len(task.modalities), *size, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad():
+            probability(example[:1])
+    except ValueError as error:
+        raise UserError(f"--size {' '.join(map(str, size))}: {error}") from error
+    shape = f"[B, {len(task.modalities)}, {', '.join(map(str, size))}]"
+    note = {
+        "input": f"{shape}: {', '.join(task.modalities)}; axes to the patient's right, front and head; prepared as settings.preprocessing says",
+        "output": f"probabilities of {', '.join(task.labels) if task.overlapping else ', '.join(['background', *task.labels])}",
+        "settings": {"model": plain(predictor.model), **plain(predictor.settings)},
+    }
+    error = export_network(probability, example, config.output, format=config.format, note=note, free_batch=True)
+    print(f"{config.output}: input {note['input']}; output: {note['output']}; largest difference from the bundle {error:.1e}")
