@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from scipy import ndimage
 
-__all__ = ["AGREEMENT_COLORS", "PREDICTION_COLOR", "heat", "overlay", "side_by_side"]
+__all__ = ["AGREEMENT_COLORS", "PREDICTION_COLOR", "contours", "heat", "overlay", "side_by_side"]
 
 Pixels = NDArray[np.uint8]
 Color = tuple[int, int, int]
@@ -67,6 +67,29 @@ def overlay(image: ArrayLike, mask: ArrayLike, *, truth: ArrayLike | None = None
         _blend(canvas, color, alpha * region)
     width = max(NARROWEST_CONTOUR, min(image.shape[:2]) / SHORT_SIDE_PER_CONTOUR)
     for region, color in regions:
+        _draw_contour(canvas, region, color, width=width)
+    return _to_bytes(canvas)
+
+
+def contours(image: ArrayLike, regions: Sequence[tuple[ArrayLike, Color]], *, width: float = NARROWEST_CONTOUR) -> Pixels:
+    """The borders of several regions; nothing is filled, so that the image within stays as it is.
+
+    Args:
+        image: uint8 [H, W, 3], RGB.
+        regions: bool [H, W] and RGB each, drawn in this order: where borders run together, the last is seen.
+        width: of the lines, in pixels.
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        ValueError: if a shape or a type is not as above.
+    """
+    image = _rgb(image)
+    canvas = image.astype(np.float32)
+    for mask, color in regions:
+        region = _binary(mask, "region")
+        _same_size(image, region, "region")
         _draw_contour(canvas, region, color, width=width)
     return _to_bytes(canvas)
 

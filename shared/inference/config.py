@@ -28,7 +28,7 @@ class InferConfig(ComputeConfig):
     model: Path
     """A bundle."""
     input: list[Path]
-    """Files, folders (searched with their sub-folders) or quoted globs."""
+    """Files, folders (searched with their sub-folders; one with a DICOM series counts as one volume) or quoted globs."""
     output: Path
     """A folder for the results. If it holds some of this model's already, only the missing ones are made."""
     engine: Literal["local", "ray"] = "local"

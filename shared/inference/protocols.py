@@ -67,7 +67,10 @@ class Predictor(Protocol[P]):
         """What is at work, JSON-ready: "name" and "version", and whatever else tells it from another (settings, provenance)."""
 
     def samples(self, source: Path | bytes, *, name: str) -> Iterator[Sample]:
-        """The samples of one input file (a path, or its content); raises InputError, naming ``name``, if it is not one."""
+        """The samples of one input: a path (of a file; for volumes also of a folder), or the content of a file.
+
+        Raises InputError, naming ``name``, if it is not one.
+        """
 
     def predict_batch(self, sources: Sequence[Any]) -> list[P]:
         """One prediction for each source that ``Sample.read`` returned, in order."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,7 +19,7 @@ from shared.inference.config import InferConfig
 from shared.inference.ledger import Ledger
 from shared.inference.protocols import Prediction, Predictor, Sample
 
-__all__ = ["SOME_FAILED", "Outcome", "Result", "predict_file", "run"]
+__all__ = ["SOME_FAILED", "Find", "Outcome", "Result", "predict_file", "run"]
 
 SOME_FAILED = 3
 """Exit code of a run in which some inputs could not be used."""
@@ -60,7 +60,14 @@ Engine = Callable[[Iterable[InputFile], Done], Iterator[Result]]
 """Predicts for input files, skipping the samples in the second argument."""
 
 
-def run(config: InferConfig, *, suffixes: frozenset[str], engine: Engine, maker: Mapping[str, Any]) -> Outcome:
+class Find(Protocol):
+    """``shared.imaging.find_inputs``, or one like it for which some inputs are folders."""
+
+    def __call__(self, paths: Sequence[Path], *, suffixes: frozenset[str]) -> Sequence[InputFile]:
+        """The inputs that ``paths`` mean. One that cannot be read is among them: the predictor says why, and the others go on."""
+
+
+def run(config: InferConfig, *, suffixes: frozenset[str], engine: Engine, maker: Mapping[str, Any], find: Find = find_inputs) -> Outcome:
     """Predicts for every input of ``config`` and keeps the record.
 
     Args:
@@ -68,11 +75,13 @@ def run(config: InferConfig, *, suffixes: frozenset[str], engine: Engine, maker:
         suffixes: endings of the files that the predictor reads.
         engine: see ``local_engine``, and ``shared.scaling.infer`` for Ray.
         maker: what decides the results: see Ledger.
+        find: what counts as one input: a file each; ``find_volumes`` for volumes, where a folder with a DICOM series is one; ``find_cases``
+            where the sequences of an examination belong together, complete or not.
 
     Raises:
         UserError: if an input does not exist, or the output cannot be written; what was finished stays and is not made again.
     """
-    inputs = find_inputs(config.input, suffixes=suffixes)
+    inputs = find(config.input, suffixes=suffixes)
     ledger = Ledger(config.output, maker)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("inputs"), TimeRemainingColumn())
     try:

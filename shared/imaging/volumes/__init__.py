@@ -7,7 +7,7 @@ to do. All of it may be called from many threads.
 from shared.imaging.volumes.cases import BRATS, MSD_BRAIN_TUMOUR, Case, Modalities, find_cases, read_case
 from shared.imaging.volumes.dicom_segmentation import Code, Segment, SegmentationMaker, encode_segmentation, write_segmentation
 from shared.imaging.volumes.dicom_series import Series
-from shared.imaging.volumes.finding import find_volumes
+from shared.imaging.volumes.finding import VOLUME_INPUTS, find_volumes
 from shared.imaging.volumes.formats import DICOM_SERIES_SUFFIXES, VOLUME_SUFFIXES
 from shared.imaging.volumes.geometry import (
     Box,
@@ -33,6 +33,7 @@ __all__ = [
     "BRATS",
     "DICOM_SERIES_SUFFIXES",
     "MSD_BRAIN_TUMOUR",
+    "VOLUME_INPUTS",
     "VOLUME_SUFFIXES",
     "WRITTEN_SUFFIXES",
     "Box",

@@ -16,7 +16,7 @@ from shared.errors import InputError
 from shared.imaging.formats import HEAD_BYTES
 from shared.imaging.limits import opened
 from shared.imaging.sources import InputFile
-from shared.imaging.volumes.finding import find_volumes
+from shared.imaging.volumes.finding import VOLUME_INPUTS, find_volumes
 from shared.imaging.volumes.formats import VOLUME_SUFFIXES, recognise, volume_suffix
 from shared.imaging.volumes.limits import VolumeLimits
 from shared.imaging.volumes.reading import read_volume
@@ -54,7 +54,7 @@ class Case(InputFile):
     """Modalities without a file."""
 
 
-def find_cases(paths: Sequence[Path | str], *, modalities: Modalities = BRATS) -> list[Case]:
+def find_cases(paths: Sequence[Path | str], *, modalities: Modalities = BRATS, suffixes: frozenset[str] = VOLUME_INPUTS) -> list[Case]:
     """The examinations that ``paths`` mean; incomplete ones too, so that a batch can say what is missing and go on.
 
     Files of one folder whose names differ only in the word for the modality belong together: ``a_t1.nii.gz`` and ``a_flair.nii.gz``, or the
@@ -64,7 +64,7 @@ def find_cases(paths: Sequence[Path | str], *, modalities: Modalities = BRATS) -
     Raises:
         UserError: as ``find_volumes``.
     """
-    inputs = find_volumes(paths)
+    inputs = find_volumes(paths, suffixes=suffixes)
     cases: dict[tuple[Path, str], Case] = {}
     alone: list[InputFile] = []
     folders: dict[Path, dict[str, dict[str, Path]]] = {}

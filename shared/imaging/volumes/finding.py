@@ -11,10 +11,13 @@ from shared.imaging.formats import DICOM_MARK
 from shared.imaging.sources import InputFile, find_inputs
 from shared.imaging.volumes.formats import DICOM_SERIES_SUFFIXES, VOLUME_SUFFIXES, volume_suffix
 
-__all__ = ["find_volumes"]
+__all__ = ["VOLUME_INPUTS", "find_volumes"]
+
+VOLUME_INPUTS = VOLUME_SUFFIXES | DICOM_SERIES_SUFFIXES
+"""Endings of all files that hold a volume or a part of one; what a predictor of volumes reads."""
 
 
-def find_volumes(paths: Sequence[Path | str]) -> list[InputFile]:
+def find_volumes(paths: Sequence[Path | str], *, suffixes: frozenset[str] = VOLUME_INPUTS) -> list[InputFile]:
     """The volumes that ``paths`` mean, each once, as ``find_inputs``: NIfTI, MetaImage, NRRD and zip files, and DICOM series.
 
     The DICOM files of one folder become one input, the folder, if there are several and they are single images; a multi-frame object
@@ -23,7 +26,7 @@ def find_volumes(paths: Sequence[Path | str]) -> list[InputFile]:
     Raises:
         UserError: as ``find_inputs``.
     """
-    files = find_inputs(paths, suffixes=VOLUME_SUFFIXES | DICOM_SERIES_SUFFIXES)
+    files = find_inputs(paths, suffixes=suffixes)
     series: dict[Path, list[InputFile]] = defaultdict(list)
     for file in files:
         if _is_dicom(file.path):
