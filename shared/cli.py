@@ -182,6 +182,7 @@ def _configurations(words: list[str]) -> list[Path]:
 def _check_names(words: list[str], settings: type, parser: _Parser) -> None:
     """Every key of the YAML files and of the command line must exist; done here because only here the nearest name is known."""
     known = set(_known(settings))
+    free = tuple(f"{name}." for name in _known(settings, kind=dict))
     groups = {group: name for group, _, name in (key.rpartition(".") for key in sorted(known)) if group}
     paths = _configurations(words)
     for path in paths:
@@ -196,13 +197,13 @@ def _check_names(words: list[str], settings: type, parser: _Parser) -> None:
         if not isinstance(content, dict):
             parser.error(f"{path}: must hold keys and values, such as `fit: {{epochs: 20}}`, not {type(content).__name__}.")
         for key, value in _entries(content):
-            if key not in known:
+            if key not in known and not key.startswith(free):
                 parser.error(f"{path}: {_unknown('key', key, sorted(known))}")
             if key in groups and not isinstance(value, dict):
                 parser.error(f"{path}: {key!r} must hold keys and values, such as `{key}: {{{groups[key]}: ...}}`, not {value!r}.")
     for word in words:
         key = word[2:].partition("=")[0]
-        if word.startswith("--") and key not in known | {"cfg", "help", "print_config", "print_completion"} and not key.endswith("+"):
+        if word.startswith("--") and not key.startswith(free) and key not in known | {"cfg", "help", "print_config", "print_completion"} and not key.endswith("+"):
             parser.error(_unknown("option", word.partition("=")[0], sorted(f"--{name}" for name in known)))
     parser.files = paths
     parser.given = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
@@ -214,20 +215,28 @@ def _unrestrict(settings: Any) -> None:
         value = getattr(settings, field.name)
         if is_dataclass(value):
             _unrestrict(value)
-        elif isinstance(value, (int, float)) and type(value) not in (bool, int, float):
-            setattr(settings, field.name, int(value) if isinstance(value, int) else float(value))
+        elif isinstance(value, (int, float)):
+            setattr(settings, field.name, _plain_number(value))
         elif isinstance(value, tuple):
-            setattr(settings, field.name, tuple(float(one) if isinstance(one, float) else one for one in value))
+            setattr(settings, field.name, tuple(_plain_number(one) for one in value))
 
 
-def _known(settings: type, prefix: str = "") -> Iterator[str]:
-    """Every key of a settings class, dotted: fit, fit.epochs, ..."""
+def _plain_number(value: Any) -> Any:
+    if isinstance(value, (int, float)) and type(value) not in (bool, int, float):
+        return int(value) if isinstance(value, int) else float(value)
+    return value
+
+
+def _known(settings: type, prefix: str = "", *, kind: type = object) -> Iterator[str]:
+    """Every key of a settings class, dotted: fit, fit.epochs, ...; of one kind: dict for those whose entries a person names."""
     hints = get_type_hints(settings)
     for field in fields(settings):
-        yield prefix + field.name
-        for kind in (hints[field.name], *get_args(hints[field.name])):
-            if isinstance(kind, type) and is_dataclass(kind):
-                yield from _known(kind, f"{prefix}{field.name}.")
+        hint = hints[field.name]
+        if kind is object or get_origin(hint) is kind:
+            yield prefix + field.name
+        for inner in (hint, *get_args(hint)):
+            if isinstance(inner, type) and is_dataclass(inner):
+                yield from _known(inner, f"{prefix}{field.name}.", kind=kind)
 
 
 def _entries(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

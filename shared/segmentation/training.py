@@ -132,6 +132,7 @@ def train_volumes(
         seed=config.seed,
         workers=config.workers,
     )
+    network.to(memory_format=torch.channels_last_3d)
     module = VolumeTraining(network, outputs=outputs, loss=loss, labels=labels, window=window, config=config)
     checks = DataLoader(WholeVolumes(validation), batch_size=1)
     run = fit(module, loader, checks, config, folder=folder, monitor="val_dice", resume=resume)
