@@ -203,7 +203,12 @@ def _check_names(words: list[str], settings: type, parser: _Parser) -> None:
                 parser.error(f"{path}: {key!r} must hold keys and values, such as `{key}: {{{groups[key]}: ...}}`, not {value!r}.")
     for word in words:
         key = word[2:].partition("=")[0]
-        if word.startswith("--") and not key.startswith(free) and key not in known | {"cfg", "help", "print_config", "print_completion"} and not key.endswith("+"):
+        if (
+            word.startswith("--")
+            and not key.startswith(free)
+            and key not in known | {"cfg", "help", "print_config", "print_completion"}
+            and not key.endswith("+")
+        ):
             parser.error(_unknown("option", word.partition("=")[0], sorted(f"--{name}" for name in known)))
     parser.files = paths
     parser.given = [word[2:].partition("=")[0] for word in words if word.startswith("--")]

@@ -27,9 +27,7 @@ from shared.segmentation.running import growth_volumes, infer_volumes, serve_vol
 __all__ = ["AGUNetPredictor", "PublishedPreparation", "build", "export", "growth", "infer", "serve"]
 
 _NAMES = {"agunet": "AGUNet", "daunet": "DAUNet", "unet": "U-Net (MONAI)"}
-_PAPER = (
-    "Bouget et al., Meningioma segmentation in T1-weighted MRI leveraging global context and attention mechanisms, Frontiers in Radiology 2021"
-)
+_PAPER = "Bouget et al., Meningioma segmentation in T1-weighted MRI leveraging global context and attention mechanisms, Frontiers in Radiology 2021"
 
 
 class AGUNetPredictor(VolumePredictor):
@@ -72,9 +70,7 @@ class PublishedPreparation:
         ready = prepare(volume.values.reshape(volume.shape), volume.affine, self.preparation, name=volume.name)
         placement, size = ready.placement, ready.image.shape
         extents = [part.stop - part.start for part in placement.box]
-        x, y, z = (
-            spacing * extent / voxels for spacing, extent, voxels in zip(placement.resampled.spacing_mm, extents, size, strict=True)
-        )
+        x, y, z = (spacing * extent / voxels for spacing, extent, voxels in zip(placement.resampled.spacing_mm, extents, size, strict=True))
 
         def restore(probability: NDArray[np.float32], outside: Sequence[float]) -> NDArray[np.float32]:
             return restore_probability(probability, placement, outside=outside)

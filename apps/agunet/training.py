@@ -35,15 +35,15 @@ def train(config: TrainConfig) -> None:
     check_task(config.task)
     labels = Labels(config.task)
     if config.task.overlapping:
-        raise UserError("task.overlapping: these networks answer with a softmax, so classes exclude each other. apps.reversible_unet has regions.")
+        raise UserError(
+            "task.overlapping: these networks answer with a softmax, so classes exclude each other. apps.reversible_unet has regions."
+        )
     window = config.window
     if config.published is not None:
         window = WindowConfig(size=config.published.size, overlap=0.0)
     _check_window(window, config)
     new_run(folder, config, resume=config.resume)
-    volumes = training_data(
-        config.data, config.task, seed=config.fit.seed, phantoms=HeadSettings(kind="meningioma", sequences=("t1ce",))
-    )
+    volumes = training_data(config.data, config.task, seed=config.fit.seed, phantoms=HeadSettings(kind="meningioma", sequences=("t1ce",)))
     training, validation = divide(volumes, config.data, seed=config.fit.seed)
     print(f"{config.data.root}: {len(training)} volumes to train on, {len(validation)} to validate on")
 
@@ -52,7 +52,9 @@ def train(config: TrainConfig) -> None:
         network = build(config.model, labels)
     except ValueError as error:
         raise UserError(f"model: {error}") from error
-    prepare = NativePreparation(config.preprocessing) if config.published is None else PublishedPreparation(preparation_of(config.published))
+    prepare = (
+        NativePreparation(config.preprocessing) if config.published is None else PublishedPreparation(preparation_of(config.published))
+    )
     trained = train_volumes(
         network,
         outputs=_outputs,

@@ -73,9 +73,7 @@ def read_labelled(one: LabelledVolume, labels: Labels) -> tuple[Volume, Volume]:
     return image, truth.with_values(truth.values.astype(np.uint8))
 
 
-def divide(
-    volumes: Sequence[LabelledVolume], config: VolumeDataConfig, *, seed: int
-) -> tuple[list[LabelledVolume], list[LabelledVolume]]:
+def divide(volumes: Sequence[LabelledVolume], config: VolumeDataConfig, *, seed: int) -> tuple[list[LabelledVolume], list[LabelledVolume]]:
     """Training and validation volumes; those of one patient stay together.
 
     Raises:

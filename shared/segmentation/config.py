@@ -204,6 +204,8 @@ def check_task(task: TaskConfig) -> None:
         raise UserError(f"task.labels needs values from 1 to 255 for every class, found {task.labels}.")
     firsts = [several[0] for several in task.labels.values()]
     if len(set(firsts)) < len(firsts) or (not task.overlapping and len(set(values)) < len(values)):
-        raise UserError(f"task.labels gives one value to two classes ({task.labels}); with task.overlapping only the first ones must differ.")
+        raise UserError(
+            f"task.labels gives one value to two classes ({task.labels}); with task.overlapping only the first ones must differ."
+        )
     if task.channels is not None and sorted(task.channels) != sorted(task.modalities):
         raise UserError(f"task.channels must name each of {', '.join(task.modalities)} once, found {', '.join(task.channels)}.")

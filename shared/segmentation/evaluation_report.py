@@ -24,7 +24,11 @@ def write_evaluation_report(path: Path, evaluation: Evaluation, predictor: Volum
     report.facts({"mean Dice": evaluation.model.dice, **{f"Dice, {name}": one for name, one in evaluation.model.class_dice.items()}})
     report.section("Scores")
     columns, rows = score_rows(evaluation)
-    report.table(columns, rows, caption="On the volumes' own voxels; 95 % intervals over patients. HD95 of the cases where both masks hold something.")
+    report.table(
+        columns,
+        rows,
+        caption="On the volumes' own voxels; 95 % intervals over patients. HD95 of the cases where both masks hold something.",
+    )
     models = [model for model in (evaluation.model, evaluation.baseline) if model is not None]
     bars = [(name, model.name, dice) for model in models for name, dice in model.class_dice.items()]
     report.figure(
@@ -42,11 +46,7 @@ def write_evaluation_report(path: Path, evaluation: Evaluation, predictor: Volum
     report.section("Case by case")
     report.figure(
         score_distribution(
-            {
-                f"{model.name}, {name}": [case.classes[name].dice for case in model.cases]
-                for model in models
-                for name in model.class_dice
-            },
+            {f"{model.name}, {name}": [case.classes[name].dice for case in model.cases] for model in models for name in model.class_dice},
             label="Dice per case",
         ),
         caption="Dice of each case.",

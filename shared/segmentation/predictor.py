@@ -139,9 +139,7 @@ class VolumePredictor(ABC):
         return NativePreparation(self.settings.preprocessing)
 
     @classmethod
-    def load(
-        cls, folder: Path | str, *, device: str = "auto", precision: str = "auto", options: Options | None = None
-    ) -> Self:
+    def load(cls, folder: Path | str, *, device: str = "auto", precision: str = "auto", options: Options | None = None) -> Self:
         """The predictor of a bundle.
 
         Args:

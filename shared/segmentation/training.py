@@ -123,8 +123,7 @@ def train_volumes(
     """
     store = folder / "prepared"
     training, validation = (
-        prepare_volumes(part, prepare, labels, folder=store / name)
-        for name, part in zip(("training", "validation"), volumes, strict=True)
+        prepare_volumes(part, prepare, labels, folder=store / name) for name, part in zip(("training", "validation"), volumes, strict=True)
     )
     loader = TrainingLoader(
         TrainingWindows(training, size=window.size, config=sampling),
