@@ -7,12 +7,13 @@ import json
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -22,10 +23,20 @@ from torch import Tensor, nn
 from shared.errors import UserError
 from shared.files import atomic_folder
 
-__all__ = ["Bundle", "load_bundle", "load_weights", "provenance", "read_checkpoint", "save_bundle"]
+__all__ = ["Bundle", "check_finite", "load_bundle", "load_weights", "provenance", "read_checkpoint", "save_bundle"]
 
 FILES = ("model.safetensors", "config.yaml", "card.md", "provenance.json")
 FORMAT = 1
+_SCALAR = np.float64().__reduce__()[0]
+_NUMBERS: list[Any] = [
+    _SCALAR,
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    np.dtype,
+    np.dtypes.Float32DType,
+    np.dtypes.Float64DType,
+    np.dtypes.Int64DType,
+]
+"""What a number of numpy's is made of, in old files and new: scores beside the weights may be such. Nothing of it runs code."""
 _PACKAGES = ("fovea", "torch", "torchvision", "timm", "lightning", "segmentation-models-pytorch", "monai", "numpy")
 
 
@@ -120,35 +131,55 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, source: Path 
     model.load_state_dict(dict(state))
 
 
-def read_checkpoint(path: Path | str) -> dict[str, Tensor]:
-    """A published checkpoint as a flat state dict on the CPU: ``torch.save`` files (tensors only, nothing is executed) or safetensors.
+def read_checkpoint(
+    path: Path | str,
+    *,
+    wrappers: Sequence[str] = ("state_dict", "model"),
+    advice: str = "Download it again.",
+    missing: str = "Download the checkpoint first; the app's README says where.",
+) -> dict[str, Tensor]:
+    """A published checkpoint as a flat state dict on the CPU: of ``torch.save`` (tensors and numbers; nothing is executed) or safetensors.
 
-    A wrapper {"state_dict": ...} or {"model": ...} is opened and a common "module." prefix removed.
+    A wrapper such as {"state_dict": ...} is opened, wrappers within wrappers too, and a common "module." prefix removed.
+
+    Args:
+        path: the file.
+        wrappers: keys under which the state dict may stand.
+        advice: what to do about a file that is no checkpoint.
+        missing: what to do if there is none.
 
     Raises:
         UserError: if the file is missing, damaged, or holds anything but tensors.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file. Download the checkpoint first; the app's README says where.")
+        raise UserError(f"{path}: no such file. {missing}")
     state: Any
     try:
         if path.suffix == ".safetensors":
             state = safetensors.torch.load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_NUMBERS):
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many types on a damaged file
         # torch's own text advises to load it without the safety catch
         reason = "it holds more than tensors, or is none of torch's files" if "weights_only" in str(error) else " ".join(str(error).split())
-        raise UserError(f"{path}: not a readable checkpoint of tensors ({reason}). Download it again.") from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+        raise UserError(f"{path}: not a readable checkpoint of tensors ({reason}). {advice}") from error
+    for wrapper in wrappers:
+        if isinstance(state, dict) and wrapper in state:
             state = state[wrapper]
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path}: holds no state dict (names with tensors), so it is not a model's checkpoint.")
+    entries = state.items() if isinstance(state, dict) else ()
+    if not entries or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in entries):
+        raise UserError(f"{path}: holds no state dict (names with tensors), so it is not a model's checkpoint. {advice}")
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     return state
+
+
+def check_finite(state: Mapping[str, Tensor], *, source: Path | str, advice: str = "Download it again.") -> None:
+    """Raises UserError if a weight is NaN or infinite; names ``source`` and the first such entry."""
+    if broken := next((name for name, value in state.items() if not value.isfinite().all()), None):
+        raise UserError(f"{source}: holds weights that are not finite (the first: {broken}). {advice}")
 
 
 def provenance(**facts: Any) -> dict[str, Any]:

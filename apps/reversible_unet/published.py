@@ -9,28 +9,17 @@ from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from apps.reversible_unet.model import ReversibleUNet, UNet3D
-from shared.bundle import load_weights
+from shared.bundle import check_finite, load_weights, read_checkpoint
 from shared.errors import UserError
 
 __all__ = ["Published", "from_published", "our_name", "read_published"]
 
 _WRAPPER = "net_state_dict"
 _BLOCKS = "reversibleBlocks.reversible_blocks"
-_SCALAR = np.float64().__reduce__()[0]
-_NUMBERS: list[Any] = [
-    _SCALAR,
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    np.dtype,
-    np.dtypes.Float32DType,
-    np.dtypes.Float64DType,
-    np.dtypes.Int64DType,
-]
-"""What a number of numpy's is made of, in old files and new: best scores may be such. Nothing of it runs code."""
 _LAYERS = {"gn": "norm", "conv": "conv"}
 _RULES: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
     (r"firstConv\.(\w+)", lambda m: f"stem.{m[1]}"),
@@ -76,20 +65,11 @@ def read_published(path: Path | str) -> Published:
     Raises:
         UserError: if the file is missing, damaged, or of another network.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file. {_ADVICE}")
-    try:
-        with torch.serialization.safe_globals(_NUMBERS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many types on a damaged file
-        # torch's own text advises to load it without the safety catch
-        reason = "it holds more than numbers, or is none of torch's files" if "weights_only" in str(error) else " ".join(str(error).split())
-        raise UserError(f"{path}: not a readable checkpoint ({reason}). {_ADVICE}") from error
-    return from_published(content.get(_WRAPPER, content) if isinstance(content, dict) else {}, source=path)
+    state = read_checkpoint(path, wrappers=(_WRAPPER, "state_dict"), advice=_ADVICE, missing=_ADVICE)
+    return from_published(state, source=path)
 
 
-def from_published(state: Mapping[str, Any], *, source: Path | str) -> Published:
+def from_published(state: Mapping[str, Tensor], *, source: Path | str) -> Published:
     """A network's published state dict in our terms.
 
     Args:
@@ -99,11 +79,6 @@ def from_published(state: Mapping[str, Any], *, source: Path | str) -> Published
     Raises:
         UserError: if it is not that of the partially reversible U-Net or its baseline.
     """
-    entries = state.items() if isinstance(state, Mapping) else ()
-    if not entries or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in entries):
-        raise UserError(f"{source}: holds no state dict (names with tensors, under {_WRAPPER!r} or by themselves). {_ADVICE}")
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
     kind: Literal["reversible_unet", "unet3d"] = "reversible_unet" if "firstConv.weight" in state else "unet3d"
     try:
         ours = {our_name(name): value for name, value in state.items()}
@@ -114,8 +89,7 @@ def from_published(state: Mapping[str, Any], *, source: Path | str) -> Published
         reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{source}: is of another network ({reason}). {_ADVICE}") from error
     load_weights(network, {name: value.to("meta") for name, value in ours.items()}, source=source)
-    if broken := next((name for name, value in state.items() if not value.isfinite().all()), None):
-        raise UserError(f"{source}: holds weights that are not finite (the first: {broken}). Take the checkpoint of an earlier epoch.")
+    check_finite(state, source=source, advice="Take the checkpoint of an earlier epoch.")
     return Published(network=kind, settings=settings, state=ours)
 
 

@@ -23,7 +23,7 @@ class FetchConfig:
     name: str
     """Name of a data set (see `data list`), or the path of a manifest of your own (.yaml)."""
     root: Path = Path("data")
-    """The data set becomes the folder ROOT/NAME with images/ and masks/."""
+    """The data set becomes the folder ROOT/NAME with images/ and masks/, or a folder for each examination of several files."""
     archive: Path | None = None
     """The archive that you downloaded yourself, or the folder that you unpacked it into; nothing is downloaded then."""
     mirror: str | None = None

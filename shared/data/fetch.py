@@ -26,7 +26,8 @@ __all__ = ["fetch"]
 
 
 def fetch(name: str | Path, *, root: Path, archive: Path | None = None, mirror: str | None = None, retry: Retry | None = None) -> Path:
-    """Makes ``root/<name>`` with ``images/`` and ``masks/`` (or ``<split>/images`` and ``<split>/masks``), whole or not at all.
+    """Makes ``root/<name>`` with ``images/`` and ``masks/`` (or ``<split>/images`` and ``<split>/masks``; or a folder for
+    each examination of several files), whole or not at all.
 
     Beside them stand ``provenance.json`` (where from, when, checksums, terms) and ``sha256sums.txt`` (every file; see ``verify``). Where
     the publisher names no checksum, that of the first fetch is written to ``root/<name>.lock.json`` and later fetches must match it.

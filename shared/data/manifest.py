@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import re
 import types
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -39,11 +39,14 @@ class Layout:
     """Where the pairs are among the unpacked files.
 
     Patterns are relative paths: ``*`` is any run of characters within a name, ``**`` any folders, ``{stem}`` the key that an image and
-    its mask share, ``{split}`` a folder that becomes a folder of the data set. Upper and lower case are the same.
+    its mask share, ``{split}`` a folder that becomes a folder of the data set, ``{sequence}`` one of ``sequences``. Upper and lower case
+    are the same.
     """
 
     images: str
     masks: str
+    sequences: list[str] = field(default_factory=list)
+    """Where an image is an examination with a file for each sequence: the words for them in file names, such as t1 and flair."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +62,7 @@ class Manifest:
     terms: str
     citation: str
     count: int
-    """Number of image-mask pairs."""
+    """Number of image-mask pairs; an examination of several files is one image."""
     size_mb: float | None
     """Size of the download in megabytes, where known."""
     archives: list[Archive]
@@ -161,6 +164,11 @@ def _check(manifest: Manifest) -> None:
         for key, pattern in (("images", layout.images), ("masks", layout.masks)):
             if pattern.count("{stem}") != 1:
                 fail(f"layouts[{index}].{key}", f"must have {{stem}} once, found {pattern!r}.")
+            if pattern.count("{sequence}") != (key == "images" and bool(layout.sequences)):
+                fail(
+                    f"layouts[{index}].{key}",
+                    f"{{sequence}} stands once in images if there are sequences, else nowhere; found {pattern!r}.",
+                )
             with_splits.add("{split}" in pattern)
     if with_splits != {bool(manifest.splits)}:
         fail("splits", "must list the folders if, and only if, every layout pattern has {split}.")
@@ -169,11 +177,11 @@ def _check(manifest: Manifest) -> None:
 
 
 def _build(cls: Any, values: dict[str, Any], path: Path, prefix: str) -> Any:
-    known = {field.name: field for field in fields(cls)}
+    known = {one.name: one for one in fields(cls)}
     for key in values:
         if key not in known:
             raise UserError(f"{path}: unknown key {f'{prefix}{key}'!r}.{_nearest(str(key), list(known))} Keys: {', '.join(known)}.")
-    missing = [name for name, field in known.items() if name not in values and field.default is MISSING]
+    missing = [name for name, one in known.items() if name not in values and one.default is MISSING and one.default_factory is MISSING]
     if missing:
         raise UserError(f"{path}: key {f'{prefix}{missing[0]}'!r} is missing.")
     hints = get_type_hints(cls)

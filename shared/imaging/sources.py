@@ -7,7 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from shared.errors import UserError
 from shared.imaging.formats import DICOM_MARK, DICOM_SUFFIXES
@@ -62,7 +62,7 @@ def files_below(folder: Path, *, suffixes: frozenset[str]) -> list[Path]:
     return sorted((path for path in _walk(folder) if _fits(path, suffixes)), key=lambda path: path.parts)
 
 
-def suffix_of(path: Path, suffixes: Iterable[str]) -> str:
+def suffix_of(path: PurePath, suffixes: Iterable[str]) -> str:
     """The longest of these suffixes that the file has, as written in its name; "" if none."""
     fitting = [suffix for suffix in suffixes if path.name.lower().endswith(suffix)]
     return path.name[-len(max(fitting, key=len)) :] if fitting else ""

@@ -15,6 +15,7 @@ Include = Literal["result", "preview"]
 class Attachment(BaseModel):
     """A file within the JSON."""
 
+    name: str = Field(description="What to call it where it is saved.", examples=["frame_0412_result.png"])
     media_type: str = Field(examples=["image/png"])
     base64: str = Field(description="The file's bytes, in base64.", examples=["iVBORw0KGgo..."])
 
@@ -22,7 +23,9 @@ class Attachment(BaseModel):
 class Result(BaseModel):
     """The answer for one sample: an image, or one frame of several."""
 
-    file: str = Field(description="Name of the uploaded file.", examples=["frame_0412.png"])
+    file: str = Field(
+        description="Name of the uploaded file; of several sent together, what their names share.", examples=["frame_0412.png"]
+    )
     sample: str = Field(description="Which sample of the file; empty for the only one.", examples=[""])
     summary: dict[str, Any] = Field(
         description="The measurements; names carry their units.", examples=[{"area_fraction": 0.081, "largest_component_px": 10042}]
@@ -110,6 +113,7 @@ def problem(*statuses: int) -> dict[int | str, dict[str, Any]]:
         401: "The API key is missing or wrong",
         406: "No media type of the Accept header can be made of this request",
         408: "The upload did not arrive in time",
+        409: "Several files as one input (`together`), and this model reads each by itself",
         413: "Too many bytes, pixels or files",
         415: "Not multipart/form-data",
         422: "The file cannot be read, or a parameter is unknown",

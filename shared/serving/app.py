@@ -22,11 +22,12 @@ from shared.serving.answers import Attachment, Failure, Include, Limits, ModelAn
 from shared.serving.config import ServeConfig, read_api_key
 from shared.serving.metrics import Metrics
 from shared.serving.middleware import Observed
+from shared.serving.names import disposition, result_name, stem_of
 from shared.serving.negotiation import negotiate
 from shared.serving.problems import handle_problems
 from shared.serving.queue import PredictionQueue, QueueFullError
 from shared.serving.service import Service
-from shared.serving.uploads import FIELD, Upload, read_uploads
+from shared.serving.uploads import FIELD, Upload, joined, read_uploads
 
 __all__ = ["create_app"]
 
@@ -44,11 +45,21 @@ CODE_SAMPLES = [
         "source": "curl -F files=@a.png -H 'Accept: image/png' -o a_mask.png http://127.0.0.1:8000/v1/predictions",
     },
     {
+        "lang": "Shell",
+        "label": "The four sequences of one examination",
+        "source": "curl -F files=@t1.nii.gz -F files=@t1ce.nii.gz -F files=@t2.nii.gz -F files=@flair.nii.gz "
+        "'http://127.0.0.1:8000/v1/predictions?together=true'",
+    },
+    {
         "lang": "Python",
         "label": "With the overlay, and a key",
         "source": 'httpx.post(url, files={"files": image}, params={"include": "preview"}, headers={"Authorization": "Bearer KEY"})',
     },
 ]
+TOGETHER = (
+    "All files of the request are one input: the slices of a DICOM series, or the sequences of one examination. "
+    "As good as a .zip of them, for models that read .zip."
+)
 DESCRIPTION = """Predictions of one model, for research use only: not a medical device.
 
 Inputs are held in memory while they are answered; they are neither stored nor logged."""
@@ -107,7 +118,7 @@ def _model_routes(service: Service, config: ServeConfig, metrics: Metrics, key: 
         response_model=PredictionsAnswer,
         responses={
             200: {"content": {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in media_types}},
-            **problem(400, 406, 408, 413, 415, 429, 503, 504),
+            **problem(400, 406, 408, 409, 413, 415, 429, 503, 504),
             422: {
                 "description": "No file could be read (as the 200 answer, with failures only), or a parameter is unknown",
                 "content": {
@@ -121,10 +132,11 @@ def _model_routes(service: Service, config: ServeConfig, metrics: Metrics, key: 
     async def predictions(
         request: Request,
         include: Annotated[list[Include], Query(description="Files wanted in the JSON, repeatable.")] = [],  # noqa: B006
+        together: Annotated[bool, Query(description=TOGETHER)] = False,
     ) -> Response:
         """JSON holds a result for each sample and a failure for each file that cannot be read; its status is 200 if there is any result.
 
-        Another media type, by the Accept header, is answered for a single file with a single sample: the main result itself.
+        Another media type, by the Accept header, is answered for a single input with a single sample: the main result itself.
         """
         predictor, queue = ready()
         media_type = negotiate(request.headers.get("accept"), [JSON, *media_types])
@@ -133,12 +145,16 @@ def _model_routes(service: Service, config: ServeConfig, metrics: Metrics, key: 
         try:
             with queue.admit():
                 uploads = await _received(request, max_bytes, config)
+                if together and len(uploads) > 1:
+                    if ".zip" not in predictor.suffixes:
+                        raise refuse(409, "not_together", "This model reads each file by itself. Leave out the parameter `together`.")
+                    uploads = [await asyncio.to_thread(joined, uploads)]
                 if media_type != JSON and len(uploads) > 1:
                     raise refuse(406, "not_acceptable", f"{len(uploads)} files cannot be one {media_type}. Ask for {JSON}, or send one.")
                 async with asyncio.timeout(config.timeout_s):
                     if media_type == JSON:
                         return await _as_json(service, predictor, uploads, include)
-                    return await _as_file(service, uploads[0], media_type)
+                    return await _as_file(service, predictor, uploads[0], media_type)
         except QueueFullError as error:
             after = str(error.retry_after_s)
             raise refuse(429, "queue_full", f"The service is busy. Try again in {after} s.", {"Retry-After": after}) from None
@@ -232,12 +248,16 @@ async def _received(request: Request, max_bytes: int, config: ServeConfig) -> li
 
 async def _as_json(service: Service, predictor: Predictor[Prediction], uploads: Sequence[Upload], include: Sequence[Include]) -> Response:
     def finish(upload: Upload, sample: Sample, prediction: Any) -> Result:
+        def attached(kind: str, media_type: str, content: bytes) -> Attachment:
+            name = result_name(stem_of(upload.name, predictor.suffixes), sample.id, kind, media_type, content)
+            return Attachment(name=name, media_type=media_type, base64=base64.b64encode(content).decode("ascii"))
+
         files: dict[Include, Attachment] = {}
         if "result" in include:
             media_type = prediction.media_types[0]
-            files["result"] = Attachment(media_type=media_type, base64=_base64(prediction.encode(media_type)))
+            files["result"] = attached("result", media_type, prediction.encode(media_type))
         if "preview" in include and hasattr(prediction, "preview"):
-            files["preview"] = Attachment(media_type="image/png", base64=_base64(prediction.preview()))
+            files["preview"] = attached("overlay", "image/png", prediction.preview())
         return Result(file=upload.name, sample=sample.id, summary=prediction.summary(), files=files)
 
     outcomes = await service.predict(uploads, finish)
@@ -250,18 +270,16 @@ async def _as_json(service: Service, predictor: Predictor[Prediction], uploads: 
     return JSONResponse(answer.model_dump(), 200 if answer.results else max(failure.status for failure in failures))
 
 
-async def _as_file(service: Service, upload: Upload, media_type: str) -> Response:
-    def finish(_: Upload, __: Sample, prediction: Any) -> bytes:
-        return prediction.encode(media_type)
+async def _as_file(service: Service, predictor: Predictor[Prediction], upload: Upload, media_type: str) -> Response:
+    def finish(_: Upload, sample: Sample, prediction: Any) -> tuple[bytes, str]:
+        content = prediction.encode(media_type)
+        return content, result_name(stem_of(upload.name, predictor.suffixes), sample.id, "result", media_type, content)
 
     (outcome,) = await service.predict([upload], finish, single=True)
     if isinstance(outcome, Failure):
         raise HTTPException(outcome.status, outcome.detail)
-    return Response(outcome, media_type=media_type)
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode("ascii")
+    content, name = outcome
+    return Response(content, media_type=media_type, headers={"Content-Disposition": disposition(name)})
 
 
 def _request_body(config: ServeConfig) -> dict[str, Any]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import os
+import re
 import warnings
-from collections.abc import AsyncGenerator
+import zipfile
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import PIL.Image
 from fastapi import HTTPException, Request
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-__all__ = ["FIELD", "Upload", "pixels", "read_uploads"]
+__all__ = ["FIELD", "Upload", "joined", "pixels", "read_uploads"]
 
 FIELD = "files"
 """Name of the form field that holds the files, one or several times."""
@@ -71,6 +75,19 @@ async def read_uploads(request: Request, *, max_bytes: int, max_files: int) -> l
     if not uploads:
         raise HTTPException(400, f"Nothing was uploaded. Send one or several files in the field {FIELD!r}.")
     return uploads
+
+
+def joined(uploads: Sequence[Upload]) -> Upload:
+    """Several files as one zip archive, called what their names have in common."""
+    bases = [PurePosixPath(upload.name.replace("\\", "/")).name or "file" for upload in uploads]
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:  # stored: it is unpacked at once
+        for number, (base, upload) in enumerate(zip(bases, uploads, strict=True)):
+            # Slices of different folders may have one name.
+            archive.writestr(base if bases.count(base) == 1 else f"{number}/{base}", upload.content)
+    # Whole words only: of p7_t1 and p7_t2 they share p7.
+    shared = os.path.commonprefix([f"{base.partition('.')[0]}." for base in bases])  # noqa: RUF071 (no paths)
+    return Upload(name=f"{re.sub(r'[^-_. ]*$', '', shared).rstrip('-_. ') or 'upload'}.zip", content=content.getvalue())
 
 
 def pixels(content: bytes) -> int | None:

@@ -14,6 +14,7 @@ from filelock import FileLock
 from tests.commands import Answer, run_apart
 from tests.contract.contract import APPS, Contract, contract_of
 from tests.contract.inputs import bad_inputs
+from tests.contract.inputs import write as write_input
 from tests.contract.weights import fingerprint
 
 
@@ -112,7 +113,7 @@ def inferred(
     def write(folder: Path) -> None:
         folder.mkdir()
         for name, one in [*contract.good.items(), *bad_inputs(contract).items()]:
-            (folder / name).write_bytes(one.content())
+            write_input(folder / name, one.content())
 
     inputs = once("inputs", write)
     record = shared_folder / "inferred.json"

@@ -8,32 +8,45 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-__all__ = ["APPS", "BadInput", "Contract", "GoodInput", "Published", "contract_of", "predictor_of"]
+__all__ = ["APPS", "BadInput", "Content", "Contract", "GoodInput", "Published", "contract_of", "predictor_of", "wrap_in_torch"]
 
 APPS = sorted(path.parent.name for path in (Path(__file__).parents[2] / "apps").glob("*/__main__.py"))
 """Every folder under apps/ that has a command line."""
 
 
+Content = bytes | Mapping[str, bytes]
+"""Of a file; or of the files of a folder that is one input, by name: a DICOM series, the sequences of an examination."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GoodInput:
-    """A file that the app reads, and what its results must look like."""
+    """A file or folder that the app reads, and what its results must look like."""
 
-    content: Callable[[], bytes]
+    content: Callable[[], Content]
+    """The same at each call. A folder is sent to the service as a zip archive."""
     geometry: Any
-    """What ``Contract.geometry`` must find in the results of each of its samples."""
+    """What ``Contract.geometry`` must find in the results of each of its samples; compared by ``==``."""
     samples: tuple[str, ...] = ("",)
     """The ids of its samples; more than one for a video, a series, a multi-page file."""
     same_as: str | None = None
-    """The name of another input that shows the very same thing in another format, so that the main result must be the same bytes."""
+    """The name of another input that shows the very same thing in another format; the main results must be the same: see Contract.same."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BadInput:
-    """A file that must be refused."""
+    """A file or folder that must be refused."""
 
-    content: Callable[[], bytes]
+    content: Callable[[], Content]
     reason: str
-    """Part of what failures.csv must say."""
+    """Part of what failures.csv must say, in upper or lower case."""
+
+
+def wrap_in_torch(checkpoint: Path, wrapped: Path) -> None:
+    """A file of torch's as DataParallel and many training programs leave it."""
+    import torch
+
+    state = torch.load(checkpoint, weights_only=True)
+    torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, wrapped)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +55,10 @@ class Published:
 
     write: Callable[[Path], None]
     """Writes a file as the authors' program saved it."""
+    suffix: str = ".pth"
+    """Of that file's name."""
+    wrap: Callable[[Path, Path], None] = wrap_in_torch
+    """Writes what the first file holds to the second, as other programs leave the same weights."""
     errors: Callable[[Path], Mapping[str, tuple[float, float]]]
     """Of a bundle made from it: output -> (largest error against the published program's answer, tolerance), in any one unit."""
     strangers: Callable[[Path], Mapping[str, str]] = field(default=lambda folder: {})
@@ -69,14 +86,17 @@ class Contract:
     score: float
     """What the model reaches on phantoms that it has not seen."""
     good: Mapping[str, GoodInput]
-    """Inputs of every kind and of odd sizes, by file name. The first can be truncated to make a bad one."""
+    """Inputs of every kind and of odd sizes, by name, with no spaces in it. The first is a file that the app answers fast: it is made
+    into many, and truncated to make a bad one."""
     bad: Mapping[str, BadInput]
     """Inputs that only this app's formats can have, such as a picture that claims to be huge."""
     main_result: str
     """The kind of file, in a prediction's "files", that ``Prediction.encode`` makes of the first media type."""
     geometry: Callable[[Mapping[str, Path]], Any]
-    """Of the result files of one sample, by kind: their geometry; fails if they disagree."""
+    """Of the result files of one sample, by kind: their geometry (size; shape and rounded affine); fails if they disagree."""
     published: Published
+    same: Callable[[Path], Any] = Path.read_bytes
+    """Of a main result: what must be equal (``==``) for one thing in two formats. Bytes, unless the result keeps its source's header."""
 
 
 def contract_of(app: str) -> Contract:

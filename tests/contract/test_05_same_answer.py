@@ -14,7 +14,7 @@ import pytest
 from tests.commands import PATIENCE_S, run_apart, started, wait_for
 from tests.contract.conftest import Inferred
 from tests.contract.contract import Contract, predictor_of
-from tests.contract.inputs import failures, rows
+from tests.contract.inputs import failures, rows, upload
 
 
 @pytest.fixture(scope="module")
@@ -48,25 +48,25 @@ def test_the_command_line_and_python_agree(app: str, contract: Contract, inferre
 
 def test_the_service_agrees_with_the_command_line(app: str, contract: Contract, inferred: Inferred, service: httpx.Client) -> None:
     found = rows(inferred.output)
-    files = [("files", (name, (inferred.inputs / name).read_bytes())) for name in contract.good]
-    answer = service.post("/v1/predictions", files=files)
+    uploads = {name: upload(inferred.inputs / name) for name in contract.good}
+    called = {sent: name for name, (sent, _) in uploads.items()}
+    answer = service.post("/v1/predictions", files=[("files", one) for one in uploads.values()])
     assert answer.status_code == 200, answer.text
     assert answer.json()["failures"] == []
-    results = {(one["file"], one["sample"]): one["summary"] for one in answer.json()["results"]}
+    results = {(called[one["file"]], one["sample"]): one["summary"] for one in answer.json()["results"]}
     assert results == {key: {name: row[name] for name in results[key]} for key, row in found.items()}
     media_type = service.get("/v1/model").json()["media_types"]
     wanted = next(one for one in media_type if one != "application/json")
     for name, good in contract.good.items():
         if good.samples == ("",):
-            file = (name, (inferred.inputs / name).read_bytes())
-            answer = service.post("/v1/predictions", files=[("files", file)], headers={"Accept": wanted})
+            answer = service.post("/v1/predictions", files=[("files", uploads[name])], headers={"Accept": wanted})
             assert answer.status_code == 200, answer.text
             assert answer.content == (inferred.output / found[name, ""]["files"][contract.main_result]).read_bytes(), name
 
 
 def test_the_service_gives_the_same_reasons_for_what_it_refuses(inferred: Inferred, service: httpx.Client) -> None:
     for name, reason in failures(inferred.output).items():
-        answer = service.post("/v1/predictions", files=[("files", (name, (inferred.inputs / name).read_bytes()))])
+        answer = service.post("/v1/predictions", files=[("files", upload(inferred.inputs / name))])
         assert answer.status_code in (413, 422), (name, answer.text)
         assert answer.json()["results"] == [] or "Frames read" in reason
         (failure,) = answer.json()["failures"]

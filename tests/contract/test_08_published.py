@@ -14,7 +14,7 @@ from tests.contract.contract import Contract
 
 @pytest.fixture(scope="module")
 def checkpoint(contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("published") / "published.pth"
+    path = tmp_path_factory.mktemp("published") / f"published{contract.published.suffix}"
     contract.published.write(path)
     return path
 
@@ -27,11 +27,11 @@ def test_the_converted_bundle_answers_as_the_published_program(app: str, contrac
     assert {output: error for output, (error, tolerance) in errors.items() if not error <= tolerance} == {}
 
 
-def test_a_wrapper_around_the_weights_is_opened(app: str, checkpoint: Path, tmp_path: Path) -> None:
-    """As torch's DataParallel and many training programs leave them."""
-    state = torch.load(checkpoint, weights_only=True)
-    torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "wrapped.pth")
-    assert run_here(app, "convert", "--published", tmp_path / "wrapped.pth", "--output", tmp_path / "wrapped").code == 0
+def test_a_wrapper_around_the_weights_is_opened(app: str, contract: Contract, checkpoint: Path, tmp_path: Path) -> None:
+    wrapped = tmp_path / f"wrapped{contract.published.suffix}"
+    contract.published.wrap(checkpoint, wrapped)
+    assert wrapped.read_bytes() != checkpoint.read_bytes()
+    assert run_here(app, "convert", "--published", wrapped, "--output", tmp_path / "wrapped").code == 0
     assert run_here(app, "convert", "--published", checkpoint, "--output", tmp_path / "plain").code == 0
     assert (tmp_path / "wrapped" / "model.safetensors").read_bytes() == (tmp_path / "plain" / "model.safetensors").read_bytes()
 
@@ -54,8 +54,10 @@ class Malicious:
 
 
 @pytest.mark.parametrize("kind", ["another model", "code in a pickle", "truncated", "text", "empty", "missing", "no weights"])
-def test_anything_else_is_refused_and_nothing_in_it_is_executed(app: str, kind: str, checkpoint: Path, tmp_path: Path) -> None:
-    path, trap = tmp_path / "file.pth", tmp_path / "executed"
+def test_anything_else_is_refused_and_nothing_in_it_is_executed(
+    app: str, contract: Contract, kind: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    path, trap = tmp_path / f"file{contract.published.suffix}", tmp_path / "executed"
     match kind:
         case "another model":
             torch.save(torch.nn.Linear(3, 4).state_dict(), path)

@@ -12,13 +12,14 @@ APPS_FOLDER = Path(__file__).parents[2] / "apps"
 
 
 def test_the_notebook_runs(app: str, bundle: Path, unseen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the bundle and the labelled data that two environment variables name."""
+    """On the bundle and the labelled data that environment variables name."""
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
     path = APPS_FOLDER / app / "walkthrough.ipynb"
     notebook = nbformat.read(path, as_version=4)
     monkeypatch.setenv("FOVEA_MODEL", str(bundle))
-    monkeypatch.setenv("FOVEA_FRAMES", str(unseen))
+    for name in ("FOVEA_DATA", "FOVEA_FRAMES"):
+        monkeypatch.setenv(name, str(unseen))
     before = {file: file.stat().st_mtime_ns for folder in (bundle, unseen) for file in folder.rglob("*")}
     nbclient.NotebookClient(notebook, timeout=PATIENCE_S, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.commands import PATIENCE_S
 from tests.contract.conftest import Inferred
 from tests.contract.contract import Contract, predictor_of
-from tests.contract.inputs import rows
+from tests.contract.inputs import copy, rows
 
 ELSEWHERE = """
 import json, os, sys
@@ -51,7 +51,7 @@ def test_a_copy_answers_the_same_elsewhere(
     home.mkdir()
     shutil.copytree(inferred.bundle, machine / "copied bundle")
     for name in contract.good:
-        shutil.copy(inferred.inputs / name, machine / "inputs")
+        copy(inferred.inputs / name, machine / "inputs" / name)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("FOVEA", "HF_", "TORCH", "XDG_"))}
     environment |= {"HOME": str(home), "HF_HUB_OFFLINE": "1", "no_proxy": "*"}
     words = [f"apps.{app}", contract.predictor, "copied bundle", str(trained.parent), "results"]

@@ -70,7 +70,7 @@ def test_no_credential_or_mirror_of_the_build_reaches_the_image() -> None:
 @pytest.mark.parametrize("app", APPS)
 def test_the_build_finds_what_it_installs(app: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert app in project["project"]["optional-dependencies"]
+    assert app.replace("_", "-") in project["project"]["optional-dependencies"]
     assert "serve" in project["project"]["optional-dependencies"]
     assert f"apps.{app}" in project["project"]["scripts"]
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]

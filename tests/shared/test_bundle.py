@@ -6,13 +6,14 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 import yaml
 from torch import nn
 
-from shared.bundle import FILES, Bundle, load_bundle, load_weights, provenance, read_checkpoint, save_bundle
+from shared.bundle import FILES, Bundle, check_finite, load_bundle, load_weights, provenance, read_checkpoint, save_bundle
 from shared.errors import UserError
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "steps": torch.tensor(7)}
@@ -163,6 +164,20 @@ def test_a_checkpoint_is_read_through_its_wrappers(tmp_path: Path, wrap: Any) ->
     found = read_checkpoint(tmp_path / "a.pth")
     assert found.keys() == STATE.keys()
     assert torch.equal(found["weight"], STATE["weight"])
+
+
+def test_numbers_beside_the_weights_and_a_wrapper_of_another_name(tmp_path: Path) -> None:
+    content = {"net_state_dict": {f"module.{name}": value for name, value in STATE.items()}, "best": np.float64(0.9), "epoch": 3}
+    torch.save(content, tmp_path / "a.pt")
+    assert read_checkpoint(tmp_path / "a.pt", wrappers=("net_state_dict",)).keys() == STATE.keys()
+    with pytest.raises(UserError, match=r"a\.pt: holds no state dict.*Take e_3\.pt\."):
+        read_checkpoint(tmp_path / "a.pt", advice="Take e_3.pt.")
+
+
+def test_weights_that_are_not_finite_are_refused_by_name() -> None:
+    check_finite(STATE, source="a.pt")
+    with pytest.raises(UserError, match=r"a\.pt: .*not finite \(the first: broken\)\. Take another\."):
+        check_finite({**STATE, "broken": torch.tensor([1.0, float("nan")])}, source="a.pt", advice="Take another.")
 
 
 def test_a_checkpoint_as_safetensors(tmp_path: Path) -> None:

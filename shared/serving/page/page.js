@@ -4,10 +4,11 @@ const byId = (id) => document.getElementById(id);
 const ABREAST = 2; // requests at a time: the service batches them, and others get their turn
 const PATIENCE = 20; // times that a busy service is asked again
 const UNITS = { px: "px", mm: "mm", mm2: "mm²", mm3: "mm³", ml: "ml", um: "µm", ms: "ms", s: "s", deg: "°", percent: "%" };
-const SUFFIXES = { "image/png": ".png", "image/jpeg": ".jpg", "image/tiff": ".tif", "application/json": ".json", "application/dicom": ".dcm" };
+const PICTURES = [".jpg", ".png", ".tif"];
 
 let key = "";
 let limits = null;
+let suffixes = [];
 let asked = 0;
 let answered = 0;
 let failed = 0;
@@ -37,14 +38,17 @@ async function showModel() {
     if (response?.ok) {
       const model = await response.json();
       limits = model.limits;
+      suffixes = model.suffixes;
       byId("model").textContent = `${model.name}, version ${model.version}`;
       document.title = `${model.name} · Fovea`;
       byId("card-link").hidden = false;
       byId("key-form").hidden = true;
       byId("drop").hidden = false;
-      byId("choose").accept = model.suffixes.join(",");
+      byId("choose").accept = accepted(suffixes);
+      byId("together-row").hidden = !suffixes.includes(".zip");
+      const pixels = suffixes.some((suffix) => PICTURES.includes(suffix)) ? ` and ${limits.max_pixels / 1e6} megapixels` : "";
       byId("formats").textContent =
-        `${model.suffixes.map((suffix) => suffix.slice(1).toUpperCase()).join(", ")}; up to ${limits.max_upload_mb} MB and ${limits.max_pixels / 1e6} megapixels each.`;
+        `${suffixes.map((suffix) => suffix.slice(1).toUpperCase()).join(", ")}; up to ${limits.max_upload_mb} MB${pixels} each.`;
       add(held.splice(0));
       return;
     }
@@ -62,17 +66,23 @@ async function showModel() {
   }
 }
 
+// Browsers look at the part behind the last dot only, and DICOM files often have no suffix at all: then every file can be chosen.
+function accepted(suffixes) {
+  return suffixes.includes(".dcm") ? "" : [...new Set(suffixes.map((suffix) => suffix.slice(suffix.lastIndexOf("."))))].join(",");
+}
+
 function add(files) {
   if (byId("drop").hidden) {
     held.push(...files);
     return;
   }
   if (!files.length) return;
-  for (const file of files) {
+  const together = byId("together").checked && !byId("together-row").hidden;
+  for (const group of together ? [[...files]] : Array.from(files, (file) => [file])) {
     const section = byId("result").content.firstElementChild.cloneNode(true);
-    section.querySelector("h2").textContent = file.name;
+    section.querySelector("h2").textContent = nameOf(group);
     byId("results").append(section);
-    waiting.push({ file, section, round });
+    waiting.push({ group, section, round });
     asked += 1;
   }
   count();
@@ -101,12 +111,20 @@ function count() {
   byId("status").textContent = answered < asked ? `${answered} of ${files} answered …` : `${files} answered${left}.`;
 }
 
-async function predict({ file, section, round: mine }) {
+function nameOf(group) {
+  return group.length === 1 ? group[0].name : `${group[0].name} and ${group.length - 1} more`;
+}
+
+async function predict({ group, section, round: mine }) {
   try {
-    if (limits && file.size > limits.max_upload_mb * 1e6) {
-      throw new Error(`${(file.size / 1e6).toFixed(1)} MB; the limit is ${limits.max_upload_mb} MB.`);
+    const size = group.reduce((sum, file) => sum + file.size, 0);
+    if (limits && size > limits.max_upload_mb * 1e6) {
+      throw new Error(`${(size / 1e6).toFixed(1)} MB; the limit is ${limits.max_upload_mb} MB.`);
     }
-    const answer = await send(file);
+    if (limits && group.length > limits.max_files) {
+      throw new Error(`${group.length} files; the limit is ${limits.max_files}. Put them into one .zip.`);
+    }
+    const answer = await send(group);
     if (mine !== round) return;
     let place = section;
     for (const result of answer.results) {
@@ -115,7 +133,7 @@ async function predict({ file, section, round: mine }) {
         place.after(another);
         place = another;
       }
-      show(place, file, result, answer.results.length === 1);
+      show(place, group, result, answer.results.length === 1);
     }
     if (answer.failures.length) throw new Error(answer.failures.map((failure) => failure.detail).join("\n"));
   } catch (error) {
@@ -128,11 +146,12 @@ async function predict({ file, section, round: mine }) {
   }
 }
 
-async function send(file) {
+async function send(group) {
   const form = new FormData();
-  form.append("files", file, file.name);
+  for (const file of group) form.append("files", file, file.name);
+  const query = `include=result&include=preview${group.length > 1 ? "&together=true" : ""}`;
   for (let attempt = 0; ; attempt += 1) {
-    const response = await ask("v1/predictions?include=result&include=preview", { method: "POST", body: form, headers: { Accept: "application/json" } });
+    const response = await ask(`v1/predictions?${query}`, { method: "POST", body: form, headers: { Accept: "application/json" } });
     const busy = response.status === 429 || response.status === 503;
     if (busy && attempt < PATIENCE) {
       await pause(Number(response.headers.get("Retry-After")) || 1);
@@ -146,8 +165,8 @@ async function send(file) {
   }
 }
 
-function show(section, file, result, only) {
-  const name = result.sample ? `${file.name}, ${result.sample}` : file.name;
+function show(section, group, result, only) {
+  const name = result.sample ? `${nameOf(group)}, ${result.sample}` : nameOf(group);
   section.querySelector("h2").textContent = name;
   section.querySelector(".waiting").hidden = true;
   section.querySelector(".answer").hidden = false;
@@ -165,7 +184,7 @@ function show(section, file, result, only) {
     section.querySelector(".stack").hidden = !picture;
   };
   original.addEventListener("error", alone);
-  if (only) original.src = urlOf(file);
+  if (only && group.length === 1) original.src = urlOf(group[0]);
   else alone();
   if (picture) overlay.src = urlOf(blobOf(picture));
   else {
@@ -188,14 +207,11 @@ function show(section, file, result, only) {
     row.insertCell().textContent = value;
   }
 
-  const stem = file.name.replace(/\.[^.]*$/, "") + (result.sample ? `_${result.sample}` : "");
   const { files, ...numbers } = result;
   const downloads = section.querySelector(".downloads");
-  if (files.result) {
-    const type = files.result.media_type;
-    downloads.append(link(`Result (${type.split("/")[1].toUpperCase()})`, blobOf(files.result), `${stem}_result${SUFFIXES[type] ?? ""}`));
-  }
-  if (files.preview) downloads.append(link("Overlay (PNG)", blobOf(files.preview), `${stem}_overlay.png`));
+  if (files.result) downloads.append(link(`Result (${kindOf(files.result.name)})`, blobOf(files.result), files.result.name));
+  if (files.preview) downloads.append(link("Overlay (PNG)", blobOf(files.preview), files.preview.name));
+  const stem = (files.preview ?? files.result)?.name.replace(/_(overlay|result)(\.[a-z.]+)?$/, "") ?? result.file;
   downloads.append(link("Measurements (JSON)", new Blob([JSON.stringify(numbers, null, 2)], { type: "application/json" }), `${stem}.json`));
 }
 
@@ -222,6 +238,10 @@ function text(value) {
   if (!Array.isArray(value)) return String(value);
   const flat = value.every((item) => item === null || typeof item !== "object");
   return flat && value.length <= 6 ? value.map(text).join(", ") || "none" : `${value.length} entries, in the JSON`;
+}
+
+function kindOf(name) {
+  return name.match(/\.([a-z]+(\.gz)?)$/)?.[1].toUpperCase() ?? "file";
 }
 
 function link(label, blob, name) {

@@ -1,4 +1,4 @@
-"""A whole Predictor of volumes without a model: a voxel belongs to the mask if it is bright. One modality, or the four of an examination."""
+"""A whole Predictor of volumes without a model: a voxel is in the mask if it is bright. One volume, or four sequences of an examination."""
 
 from __future__ import annotations
 

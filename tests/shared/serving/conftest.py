@@ -7,7 +7,7 @@ import io
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ CONFIG = ServeConfig(model=Path("unused"), batch_wait_ms=50)
 class Running:
     url: str
     client: httpx.Client
-    predictor: BrightnessPredictor
+    predictor: Any
 
     def post(self, *files: tuple[str, bytes], **options: Any) -> httpx.Response:
         return self.client.post("/v1/predictions", files=[("files", file) for file in files], **options)
@@ -42,10 +42,14 @@ class Running:
 
 @contextlib.contextmanager
 def running(
-    config: ServeConfig = CONFIG, predictor: BrightnessPredictor | None = None, load: Callable[[], Any] | None = None
+    config: ServeConfig = CONFIG,
+    predictor: Any = None,
+    load: Callable[[], Any] | None = None,
+    *,
+    media_types: Sequence[str] = BrightnessPrediction.media_types,
 ) -> Iterator[Running]:
     predictor = predictor or BrightnessPredictor()
-    app = create_app(load or (lambda: predictor), config, media_types=BrightnessPrediction.media_types)
+    app = create_app(load or (lambda: predictor), config, media_types=media_types)
     server = uvicorn_server(app, config)
     listening = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -44,7 +44,7 @@ def test_the_service_keeps_its_openapi_document(case: schemathesis.Case, locked_
 
 def test_the_document_shows_examples_and_every_error() -> None:
     post = DOCUMENT["paths"]["/v1/predictions"]["post"]
-    assert set(post["responses"]) == {"200", "400", "401", "406", "408", "413", "415", "422", "429", "500", "503", "504"}
+    assert set(post["responses"]) == {"200", "400", "401", "406", "408", "409", "413", "415", "422", "429", "500", "503", "504"}
     assert set(post["responses"]["200"]["content"]) == {"application/json", "image/png", "image/tiff"}
     assert DOCUMENT["components"]["schemas"]["PredictionsAnswer"]["example"]["results"]
     assert DOCUMENT["components"]["schemas"]["ModelAnswer"]["example"]["card"]

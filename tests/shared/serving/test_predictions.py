@@ -159,3 +159,9 @@ def test_many_clients_at_once_are_all_answered_with_their_own(service: Running) 
     with ThreadPoolExecutor(8) as pool:
         for number, area in pool.map(ask, range(20)):
             assert area == pytest.approx(round(number / 20 * 40) / 40)  # whole rows of 40
+
+
+def test_a_model_of_single_pictures_takes_no_files_together(service: Running) -> None:
+    response = service.post(("a.png", picture()), ("b.png", picture()), params={"together": True})
+    assert response.status_code == 409
+    assert "`together`" in response.json()["detail"]
