@@ -19,6 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
 from shared.explain.overlay import AGREEMENT_COLORS, contours, heat, overlay
 from shared.imaging.volumes import Volume
@@ -182,8 +183,7 @@ def view_of(shown: Viewed, labels: NDArray[Any]) -> Viewed:
 
 def contour_drawing(shown: Viewed, names: Mapping[int, str]) -> Draw:
     """Draws the contour of each named label, the outermost first: where two share a border, the inner one's colour is seen."""
-    colors = label_colors(names)
-    order = sorted(colors, key=lambda value: -_extent(shown.labels == value))
+    colors, order = label_colors(names), contour_order(shown.labels, names)
 
     def draw(plane: Plane, index: int, picture: Pixels) -> Pixels:
         size = picture.shape[0], picture.shape[1]
@@ -191,6 +191,17 @@ def contour_drawing(shown: Viewed, names: Mapping[int, str]) -> Draw:
         return contours(picture, regions, width=max(2.0, min(size) / 220))
 
     return draw
+
+
+def contour_order(labels: NDArray[Any], names: Mapping[int, str]) -> list[int]:
+    """The label values from the outside in, by the boxes around them."""
+    boxes = dict(enumerate(ndimage.find_objects(labels), start=1))
+
+    def extent(value: int) -> int:
+        box = boxes.get(value)
+        return math.prod(part.stop - part.start for part in box) if box else 0
+
+    return sorted(names, key=lambda value: -extent(value))
 
 
 def legend_of(labels: ArrayLike, names: Mapping[int, str]) -> dict[str, Color]:
@@ -320,8 +331,3 @@ def _column(pictures: Sequence[Pixels], *, gap: int = GAP) -> Pixels:
     for picture in pictures:
         parts += [np.zeros((gap, width, 3), np.uint8), np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)))]
     return np.concatenate(parts[1:])
-
-
-def _extent(mask: NDArray[np.bool_]) -> int:
-    """Voxels of the box around it."""
-    return math.prod(int(np.ptp(used)) + 1 if used.size else 0 for used in mask.nonzero())
