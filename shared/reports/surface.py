@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import fast_simplification
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
@@ -220,15 +221,17 @@ def _mesh(
     depth = ndimage.distance_transform_edt(body, spacing) - ndimage.distance_transform_edt(~body, spacing)
     found, triangles, _, _ = marching_cubes(depth.astype(np.float32), 0.0)
     vertices = (found - 1 + start) @ affine[:3, :3].T + affine[:3, 3]
-    vertices, faces = _coarser(_smoothed(vertices, triangles, smoothing), triangles.astype(np.int64), most_faces)
+    vertices, faces = _smoothed(vertices, triangles, smoothing).astype(np.float32), triangles.astype(np.int32)
+    if len(faces) > most_faces:
+        vertices, faces = fast_simplification.simplify(vertices, faces, target_count=most_faces)
     corners = vertices[faces]
     if np.einsum("fd,fd->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])) < 0:
         faces = faces[:, ::-1]
-    return vertices.astype(np.float32), faces.astype(np.int32)
+    return vertices.astype(np.float32), np.ascontiguousarray(faces, dtype=np.int32)
 
 
 def _smoothed(vertices: NDArray[np.float64], faces: NDArray[Any], rounds: int) -> NDArray[np.float64]:
-    """Without shrinking (Taubin, "A signal processing approach to fair surface design", SIGGRAPH 1995): one step in, one slightly longer out."""
+    """Without shrinking: one step in, one slightly longer out (Taubin, "A signal processing approach to fair surface design", 1995)."""
     count = len(vertices)
     if count < 30:
         return vertices
@@ -241,28 +244,6 @@ def _smoothed(vertices: NDArray[np.float64], faces: NDArray[Any], rounds: int) -
         for step in (0.5, -0.53):
             vertices = vertices + step * (linked @ vertices / degree - vertices)
     return vertices
-
-
-def _coarser(
-    vertices: NDArray[np.float64], faces: NDArray[np.int64], most_faces: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Vertices within cells of a grid become one, the cells just large enough that no more faces are left than asked for."""
-    if len(faces) <= most_faces:
-        return vertices, faces
-    corners = vertices[faces]
-    area = 0.5 * np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1).sum()
-    cell = float(np.sqrt(1.5 * area / most_faces))
-    while True:
-        _, kept, joined = np.unique(np.floor(vertices / cell).astype(np.int64), axis=0, return_index=True, return_inverse=True)
-        joined = joined.ravel()
-        renamed = joined[faces]
-        proper = (renamed[:, 0] != renamed[:, 1]) & (renamed[:, 1] != renamed[:, 2]) & (renamed[:, 2] != renamed[:, 0])
-        fewer = renamed[proper]
-        if len(fewer) <= most_faces:
-            sums = np.zeros((len(kept), 3))
-            np.add.at(sums, joined, vertices)
-            return sums / np.bincount(joined)[:, None], fewer
-        cell *= 1.15
 
 
 def _within(inner: NDArray[np.bool_], outer: NDArray[np.bool_]) -> bool:
