@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ LISTED = 25
 """Lesions with a line of their own."""
 CONVENTION = "Radiological convention: the patient's right (R) is at the left."
 DIAMETERS = (
-    "The largest diameter may run in any direction. The axial ones are the longest line within a slice and the longest one at right angles "
+    "The diameter is the largest in any direction. The axial ones are the longest line within a slice and the longest one at right angles "
     "to it, as RANO measures them. Volumes count whole voxels."
 )
 CERTAIN = 0.5
@@ -79,7 +79,7 @@ def write_patient_report(
     """
     values = check_labels(volume, labels)
     found, plural = lesions.lesions, f"{subject}s"
-    report = Report(title, subtitle=volume.name, details=details)
+    report = Report(title, subtitle=_called(volume), details=details)
     largest = max((lesion.diameter.length_mm for lesion in found), default=None)
     report.facts(
         {
@@ -93,7 +93,7 @@ def write_patient_report(
     middle = f"Slices through the largest {subject}." if (values > 0).any() else f"No {subject} was found; slices through the middle."
     report.figure(preview(volume, values, names, channel=channel), f"{middle} {CONVENTION}")
     if (values > 0).any():
-        report.figure(montage(volume, values, names, channel=channel), f"Axial slices from the lowest to the highest {subject}.")
+        report.figure(montage(volume, values, names, channel=channel, columns=4, height=260), f"Axial slices from the lowest to the highest {subject}.")
     if found:
         report.section(plural[:1].upper() + plural[1:])
         _lesion_table(report, lesions, names, _array(volume, probability), _array(volume, uncertainty), subject)
@@ -142,7 +142,8 @@ def write_growth_report(
     total = growth.total
     days = f"{total.days:,} days" if total.days else None
     when = {"First scan": dates[0].isoformat(), "Second scan": dates[1].isoformat()} if dates else {}
-    report = Report(title, subtitle=f"{before.volume.name} and {after.volume.name}", details={**when, **(details or {})})
+    called = dict.fromkeys([_called(before.volume), _called(after.volume)])
+    report = Report(title, subtitle=" and ".join(called), details={**when, **(details or {})})
     report.facts(
         {
             "Volume before": f"{total.before_ml:.2f} ml",
@@ -165,8 +166,10 @@ def write_growth_report(
     else:
         report.text(f"Neither scan shows a {subject}.")
     if unseen:
-        report.text(f"What is **out of view** lies where the other scan does not reach. Whether that {subject} is still there, or was there")
-        report.text("before, cannot be said; it is left out of the total.")
+        report.text(
+            f"What is **out of view** lies where the other scan does not reach. Whether that {subject} is still there, or was there before, "
+            "cannot be said; it is left out of the total."
+        )
     _scene(report, both_surfaces(before, after, channel=channel), "After, and within it before.")
     report.write(path)
     return Path(path)
@@ -182,7 +185,7 @@ def _lesion_table(
 ) -> None:
     parts = [value for value in names if any(value in lesion.parts_ml for lesion in lesions.lesions)]
     parts = parts if len(parts) > 1 else []
-    columns = [subject.capitalize(), "ml", *(f"{names[value]} (ml)" for value in parts), "largest diameter (mm)", "axial (mm)", "centre (mm)"]
+    columns = [subject.capitalize(), "ml", *(f"{names[value]} (ml)" for value in parts), "diameter (mm)", "axial (mm)", "centre (mm)"]
     maps = [(name, values) for name, values in (("mean probability", probability), ("mean uncertainty", uncertainty)) if values is not None]
     rows: list[list[Cell]] = []
     for lesion in lesions.lesions[:LISTED]:
@@ -193,7 +196,7 @@ def _lesion_table(
                 lesion.volume_ml,
                 *(lesion.parts_ml.get(value, 0.0) for value in parts),
                 f"{lesion.diameter.length_mm:.1f}",
-                f"{lesion.axial.longest.length_mm:.1f} × {lesion.axial.perpendicular.length_mm:.1f}",
+                f"{lesion.axial.longest.length_mm:.1f}\u00a0×\u00a0{lesion.axial.perpendicular.length_mm:.1f}",
                 _place(lesion),
                 *(float(values[lesion.box][inside].mean()) for _, values in maps),
             ]
@@ -276,7 +279,12 @@ def _array(volume: Volume, values: ArrayLike | None) -> NDArray[np.float32] | No
 
 def _place(lesion: Lesion) -> str:
     sides = zip(lesion.centroid_mm, ("RL", "AP", "SI"), strict=True)
-    return ", ".join(f"{letters[0] if place >= 0 else letters[1]} {abs(place):.0f}" for place, letters in sides)
+    return ", ".join(f"{letters[0] if place >= 0 else letters[1]}\u00a0{abs(place):.0f}" for place, letters in sides)
+
+
+def _called(volume: Volume) -> str:
+    """Its file's name, without the folders of the machine that it was read on."""
+    return PurePath(volume.name).name
 
 
 def _numbers(lesions: Sequence[int]) -> str:

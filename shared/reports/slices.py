@@ -214,7 +214,7 @@ def panels_of(shown: Viewed, slices: Mapping[Plane, int], draw: Draw, *, height:
     """The three planes at one scale, the tallest as high as this, each with where it is."""
     pixel_mm = max(shown.size_mm(plane)[0] for plane in PLANES) / height
     bar_mm = _bar_mm(min(shown.size_mm(plane)[1] for plane in PLANES))
-    points = float(np.clip(height / 24, 10, 22))
+    points = float(np.clip(height / 20, 10, 24))
     panels = []
     for plane in PLANES:
         place = shown.position(plane, slices[plane])
