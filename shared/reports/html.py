@@ -1,4 +1,4 @@
-"""A report as one HTML file that a person can mail, print and keep: pictures inside, no script, nothing fetched.
+"""A report as one HTML file that a person can mail, print and keep: pictures inside, nothing fetched; no script but the viewer of 3-D scenes.
 
     report = Report("PraNet on Kvasir-SEG", subtitle="20 held-out frames", details={"Model": "runs/kvasir/model"})
     report.facts({"Mean Dice": interval})
@@ -15,6 +15,7 @@ import base64
 import hashlib
 import importlib.resources
 import io
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -174,20 +175,44 @@ class Report:
             legend: what the colours (RGB, 0 to 255) in the pictures mean.
         """
         items = [{"image": _embed(picture, GALLERY_PIXELS), "caption": caption} for picture, caption in pictures]
-        colors = [(label, "#{:02x}{:02x}{:02x}".format(*color)) for label, color in (legend or {}).items()]
-        self._add("gallery", items=items, legend=colors, id=f"gallery-{len(self._blocks)}")
+        self._add("gallery", items=items, legend=_legend(legend or {}), id=f"gallery-{len(self._blocks)}")
+
+    def scene(
+        self, meshes: Mapping[str, Any], still: Picture, caption: str, *, legend: Mapping[str, tuple[int, int, int]], alt: str | None = None
+    ) -> None:
+        """A 3-D view that turns by itself and by hand; without WebGL, without scripts and on paper, the still picture is there instead.
+
+        Args:
+            meshes: from ``shared.reports.surface.scene``.
+            still: what the view shows at first. Other errors as ``figure``.
+            caption, alt: as ``figure``; both count as a figure.
+            legend: name and RGB of each surface, in the order of the meshes. Each can be hidden.
+
+        Raises:
+            ValueError: if there are not as many names as surfaces.
+        """
+        if len(legend) != len(meshes["surfaces"]):
+            raise ValueError(f"{len(legend)} names for {len(meshes['surfaces'])} surfaces: expected one each")
+        self._figures += 1
+        # A "<" could end the element that the data stands in.
+        data = Markup(json.dumps(meshes, allow_nan=False).replace("<", "\\u003c"))
+        image = _embed(still, GALLERY_PIXELS)
+        self._add("scene", data=data, image=image, caption=caption, alt=alt or caption, number=self._figures, legend=_legend(legend))
 
     def html(self) -> str:
         """The whole page."""
         folder = importlib.resources.files(__package__)
         style = (folder / "report.css").read_text("utf-8")
+        script = (folder / "scene.js").read_text("utf-8") if any(block["kind"] == "scene" for block in self._blocks) else ""
         environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         return environment.from_string((folder / "report.html.j2").read_text("utf-8")).render(
             report=self,
             blocks=self._blocks,
             sections=[block for block in self._blocks if block["kind"] == "section"],
             style=Markup(style),
-            style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+            style_hash=_hash(style),
+            script=Markup(script),
+            script_hash=_hash(script),
         )
 
     def write(self, path: Path | str) -> None:
@@ -200,6 +225,15 @@ class Report:
 
     def _add(self, kind: str, **content: Any) -> None:
         self._blocks.append({"kind": kind, **content})
+
+
+def _legend(colors: Mapping[str, tuple[int, int, int]]) -> list[tuple[str, str]]:
+    return [(label, "#{:02x}{:02x}{:02x}".format(*color)) for label, color in colors.items()]
+
+
+def _hash(content: str) -> str:
+    """What the content security policy knows a style or script by."""
+    return base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
 
 
 def _markup() -> MarkdownIt:

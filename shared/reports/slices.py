@@ -19,6 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
 from shared.explain.overlay import AGREEMENT_COLORS, contours, heat, overlay
 from shared.imaging.volumes import Volume
@@ -63,14 +64,14 @@ def preview(volume: Volume, labels: ArrayLike, names: Mapping[int, str], *, chan
         ValueError: if the labels do not fit the volume, or there is no such channel.
     """
     shown = view(volume, labels, channel=channel)
-    panels = _panels(shown, shown.best_slices(), contour_drawing(shown, names), height=height)
-    return with_legend(_row([panel for panel, _ in panels]), legend_of(labels, names))
+    panels = panels_of(shown, shown.best_slices(), contour_drawing(shown, names), height=height)
+    return with_legend(in_row([panel for panel, _ in panels]), legend_of(labels, names))
 
 
 def figure(volume: Volume, labels: ArrayLike, names: Mapping[int, str], *, channel: int = 0) -> Figure:
     """``preview`` as a Matplotlib figure, for notebooks and papers; each slice says where it is. Arguments and errors as there."""
     shown = view(volume, labels, channel=channel)
-    panels = _panels(shown, shown.best_slices(), contour_drawing(shown, names), height=512, captions=False)
+    panels = panels_of(shown, shown.best_slices(), contour_drawing(shown, names), height=512, captions=False)
     height, width = (max(panel.shape[side] for panel, _ in panels) for side in (0, 1))
     # Of one size, they stay at one scale in the columns of the figure.
     panels = [(_centred(panel, height, width), caption) for panel, caption in panels]
@@ -101,7 +102,7 @@ def agreement(volume: Volume, predicted: ArrayLike, truth: ArrayLike, *, channel
         found = shown.mask(np.isin(shown.labels, (1, 3)), plane, index, size)
         return overlay(picture, found, truth=shown.mask(shown.labels >= 2, plane, index, size))
 
-    return with_legend(_row([panel for panel, _ in _panels(shown, slices, draw, height=height)]), AGREEMENT_COLORS)
+    return with_legend(in_row([panel for panel, _ in panels_of(shown, slices, draw, height=height)]), AGREEMENT_COLORS)
 
 
 def probability_map(
@@ -135,7 +136,7 @@ def probability_map(
         size = picture.shape[0], picture.shape[1]
         return heat(picture, np.clip(shown.values(laid, plane, index, size), 0, 1))
 
-    return _with_scale(_row([panel for panel, _ in _panels(shown, shown.best_slices(), draw, height=height)]), label)
+    return _with_scale(in_row([panel for panel, _ in panels_of(shown, shown.best_slices(), draw, height=height)]), label)
 
 
 def montage(
@@ -170,8 +171,8 @@ def montage(
         _panel(shown, plane, index, draw, pixel_mm=tall / height, bar_mm=bar_mm, points=points, caption=shown.position(plane, index))
         for index in indices
     ]
-    rows = [_row(panels[start : start + columns]) for start in range(0, len(panels), columns)]
-    picture = _column(rows)
+    rows = [in_row(panels[start : start + columns]) for start in range(0, len(panels), columns)]
+    picture = in_column(rows)
     return picture if labels is None else with_legend(picture, legend_of(labels, names))
 
 
@@ -182,8 +183,7 @@ def view_of(shown: Viewed, labels: NDArray[Any]) -> Viewed:
 
 def contour_drawing(shown: Viewed, names: Mapping[int, str]) -> Draw:
     """Draws the contour of each named label, the outermost first: where two share a border, the inner one's colour is seen."""
-    colors = label_colors(names)
-    order = sorted(colors, key=lambda value: -_extent(shown.labels == value))
+    colors, order = label_colors(names), contour_order(shown.labels, names)
 
     def draw(plane: Plane, index: int, picture: Pixels) -> Pixels:
         size = picture.shape[0], picture.shape[1]
@@ -193,17 +193,28 @@ def contour_drawing(shown: Viewed, names: Mapping[int, str]) -> Draw:
     return draw
 
 
+def contour_order(labels: NDArray[Any], names: Mapping[int, str]) -> list[int]:
+    """The label values from the outside in, by the boxes around them."""
+    boxes = dict(enumerate(ndimage.find_objects(labels), start=1))
+
+    def extent(value: int) -> int:
+        box = boxes.get(value)
+        return math.prod(part.stop - part.start for part in box) if box else 0
+
+    return sorted(names, key=lambda value: -extent(value))
+
+
 def legend_of(labels: ArrayLike, names: Mapping[int, str]) -> dict[str, Color]:
     """The colours of those labels that occur."""
     present = set(np.unique(np.asarray(labels)).tolist())
     return {names[value]: color for value, color in label_colors(names).items() if value in present}
 
 
-def _panels(shown: Viewed, slices: Mapping[Plane, int], draw: Draw, *, height: int, captions: bool = True) -> list[tuple[Pixels, str]]:
+def panels_of(shown: Viewed, slices: Mapping[Plane, int], draw: Draw, *, height: int, captions: bool = True) -> list[tuple[Pixels, str]]:
     """The three planes at one scale, the tallest as high as this, each with where it is."""
     pixel_mm = max(shown.size_mm(plane)[0] for plane in PLANES) / height
     bar_mm = _bar_mm(min(shown.size_mm(plane)[1] for plane in PLANES))
-    points = float(np.clip(height / 24, 10, 22))
+    points = float(np.clip(height / 20, 10, 24))
     panels = []
     for plane in PLANES:
         place = shown.position(plane, slices[plane])
@@ -263,7 +274,7 @@ def with_legend(picture: Pixels, legend: Mapping[str, Color]) -> Pixels:
         middle = (row + 0.5) * line
         pen.rectangle((x, middle - points / 2, x + points, middle + points / 2), outline=color, width=max(2, round(points / 6)))
         _write(pen, (x + 1.6 * points, middle), name, font(points), anchor="lm")
-    return _column([picture, np.asarray(strip)], gap=0)
+    return in_column([picture, np.asarray(strip)], gap=0)
 
 
 def _with_scale(picture: Pixels, label: str) -> Pixels:
@@ -277,7 +288,7 @@ def _with_scale(picture: Pixels, label: str) -> Pixels:
     bar = np.repeat(np.rint(255 * colors).astype(np.uint8)[None], round(points), axis=0)
     strip.paste(Image.fromarray(bar), (round(left), round(middle - points / 2)))
     _write(pen, (left + length + points / 2, middle), "1", font(points), anchor="lm")
-    return _column([picture, np.asarray(strip)], gap=0)
+    return in_column([picture, np.asarray(strip)], gap=0)
 
 
 def _write(
@@ -299,7 +310,7 @@ def font(points: float, name: str = "DejaVuSans") -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(path), round(points))
 
 
-def _row(panels: Sequence[Pixels]) -> Pixels:
+def in_row(panels: Sequence[Pixels]) -> Pixels:
     """Panels from left to right, on black, at half height of the tallest."""
     height = max(panel.shape[0] for panel in panels)
     parts: list[Pixels] = []
@@ -313,15 +324,10 @@ def _centred(picture: Pixels, height: int, width: int) -> Pixels:
     return np.pad(picture, ((rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0)))
 
 
-def _column(pictures: Sequence[Pixels], *, gap: int = GAP) -> Pixels:
+def in_column(pictures: Sequence[Pixels], *, gap: int = GAP) -> Pixels:
     """Pictures from top to bottom, on black, flush left."""
     width = max(picture.shape[1] for picture in pictures)
     parts: list[Pixels] = []
     for picture in pictures:
         parts += [np.zeros((gap, width, 3), np.uint8), np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)))]
     return np.concatenate(parts[1:])
-
-
-def _extent(mask: NDArray[np.bool_]) -> int:
-    """Voxels of the box around it."""
-    return math.prod(int(np.ptp(used)) + 1 if used.size else 0 for used in mask.nonzero())

@@ -29,7 +29,7 @@ CHROMIUM = shutil.which("chromium")
 class Page(HTMLParser):
     """What a browser would find."""
 
-    void = frozenset({"meta", "img", "br", "rect"})
+    void = frozenset({"meta", "img", "br", "rect", "input"})
 
     def __init__(self, html):
         super().__init__()
@@ -49,7 +49,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open[-1:] != ["style"]:
+        if self.open[-1:] not in (["style"], ["script"]):
             self.words.append(data)
 
     def all(self, tag):
@@ -87,6 +87,28 @@ def test_hostile_names_are_shown_and_never_become_markup(tmp_path):
     assert page.text.count(shown) >= 10
     assert {image["alt"] for image in page.all("img")} == {HOSTILE}
     assert HOSTILE in [unquote(link["href"]).removeprefix("./") for link in page.all("a")]
+
+
+def a_scene():
+    meshes = {"color": [0, 229, 255], "opacity": 1.0, "positions": "", "normals": "", "indices": ""}
+    return {"radius": 1.0, "half": [1.0, 1.0, 1.0], "surfaces": [meshes]}
+
+
+def test_the_only_script_is_the_viewer_of_scenes_and_the_policy_names_it():
+    report = Report("x")
+    for _ in range(2):
+        report.scene(a_scene(), photograph(), HOSTILE, legend={HOSTILE: (0, 229, 255)})
+    html = report.html()
+    page = Page(html)
+    data, program = [script for script in page.all("script") if script], [script for script in page.all("script") if not script]
+    assert [script["type"] for script in data] == ["application/json"] * 2
+    assert len(program) == 1
+    source = re.findall("<script>(.*?)</script>", html, re.DOTALL)[0]
+    assert f"script-src 'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'" in page.all("meta")[1]["content"]
+    assert not re.search(r"https?://|import |fetch|eval", source)
+    assert {image["alt"] for image in page.all("img")} == {HOSTILE}
+    with pytest.raises(ValueError, match="2 names for 1 surfaces"):
+        report.scene(a_scene(), photograph(), "x", legend={"a": (0, 0, 0), "b": (0, 0, 0)})
 
 
 def test_nothing_is_fetched_from_anywhere(tmp_path):
