@@ -178,14 +178,14 @@ class _Recomputed(torch.autograd.Function):
             other, changed = other if before is None else before, other
             through = other_gradient if through is None else other_gradient + through
             other_gradient, changed_gradient = changed_gradient, through
-        del y, other, changed, before, through
+        del y, other, changed
         return _join(other_gradient, changed_gradient), None, *totals
 
 
 def _undo(
     half: _Half, x: Tensor, changed: Tensor | None, gradient: Tensor, weights: list[Tensor]
 ) -> tuple[Tensor | None, Tensor | None, list[Tensor | None]]:
-    """What was changed by adding what the half makes of x, as it was before; of its gradient, the gradients of x and of the half's weights."""
+    """What was changed by adding what the half makes of x, as it was before; and the gradients of x and of the half's weights."""
     with torch.enable_grad():
         given = x.detach().requires_grad_()
         own = {name: weights[index].detach().requires_grad_() for name, index in half.weights.items()}
