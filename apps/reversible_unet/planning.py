@@ -158,7 +158,7 @@ def _widened(network: NetworkConfig) -> list[NetworkConfig]:
 def _print(console: Console, result: Plan, settings: PlanConfig) -> None:
     table = Table(
         title=f"What one GPU of {settings.vram:g} GiB trains: {result.budget_bytes / GIB:.1f} GiB, counted",
-        caption=f"Counted, not run. {settings.reserve:.0%} are left to workspaces and gaps. Where one is stretched, the rest stays as given.",
+        caption=f"Counted, not run. {settings.reserve:.0%} are left to workspaces and gaps. Where one is stretched, the rest is as given.",
     )
     for name in ("gradients", "stretched", "volume", "blocks", "channels", "parameters", "peak GiB"):
         table.add_column(name, justify="left" if name in ("gradients", "stretched") else "right")

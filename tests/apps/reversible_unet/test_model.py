@@ -179,7 +179,7 @@ def test_the_peak_of_a_training_step_grows_with_the_weights_and_not_with_the_map
     (shallow, few), (deep, many) = peak("reversible", 1), peak("reversible", 4)
     assert deep - shallow <= 2 * (many - few)
     ordinary = [peak("plain", depth)[0] for depth in (1, 4)]
-    assert ordinary[1] - ordinary[0] > 5 * (deep - shallow)
+    assert ordinary[1] - ordinary[0] > 4 * (deep - shallow)
 
 
 def test_three_times_the_volume_fits_when_bottlenecks_are_reversible() -> None:
