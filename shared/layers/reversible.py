@@ -168,20 +168,36 @@ class _Recomputed(torch.autograd.Function):
         y, *weights = ctx.saved_tensors
         (other, changed), (other_gradient, changed_gradient) = _split(y), _split(gradient)
         totals: list[Tensor | None] = [None] * len(weights)
-        for half in reversed(ctx.halves):
-            with torch.enable_grad():
-                given = other.detach().requires_grad_()
-                own = {name: weights[index].detach().requires_grad_() for name, index in half.weights.items()}
-                added = half.again(given, own)
-            found = torch.autograd.grad(added, [given, *own.values()], changed_gradient, allow_unused=True)
-            for index, each in zip(half.weights.values(), found[1:], strict=True):
-                before = totals[index]
-                totals[index] = before if each is None else each if before is None else before + each
-            # The half that was added to becomes what it was, and takes its turn as the other one.
-            other, changed = changed - added.detach(), other
-            through = other_gradient if found[0] is None else other_gradient + found[0]
+        for index, half in reversed(list(enumerate(ctx.halves))):
+            # What went in first, nobody asks for.
+            before, through, found = _undo(half, other, changed if index else None, changed_gradient, weights)
+            for place, each in zip(half.weights.values(), found, strict=True):
+                total = totals[place]
+                totals[place] = total if each is None else each if total is None else total + each
+            # The half that was added to is what it was, and takes its turn as the other one.
+            other, changed = other if before is None else before, other
+            through = other_gradient if through is None else other_gradient + through
             other_gradient, changed_gradient = changed_gradient, through
+        del y, other, changed
         return _join(other_gradient, changed_gradient), None, *totals
+
+
+def _undo(
+    half: _Half, x: Tensor, changed: Tensor | None, gradient: Tensor, weights: list[Tensor]
+) -> tuple[Tensor | None, Tensor | None, list[Tensor | None]]:
+    """What was changed by adding what the half makes of x, as it was before; and the gradients of x and of the half's weights."""
+    with torch.enable_grad():
+        given = x.detach().requires_grad_()
+        own = {name: weights[index].detach().requires_grad_() for name, index in half.weights.items()}
+        added = half.again(given, own)
+    # Before the gradients, when memory is scarcest: they need not what is added, only how it came about.
+    before = None if changed is None else changed - added.detach()
+    if not added.requires_grad:
+        return before, None, [None] * len(own)
+    edge = torch.autograd.graph.get_gradient_edge(added)
+    del added
+    found: list[Tensor | None] = list(torch.autograd.grad(edge, [given, *own.values()], gradient, allow_unused=True))
+    return before, found[0], found[1:]
 
 
 def _split(x: Tensor) -> tuple[Tensor, Tensor]:

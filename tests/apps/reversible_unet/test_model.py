@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from apps.reversible_unet.blocks import Bottleneck, PreactivatedConv, bottlenecks
 from apps.reversible_unet.losses import dice_loss
-from apps.reversible_unet.model import Memory, PreactivatedConv, ReversibleUNet, UNet3D, bottleneck
+from apps.reversible_unet.model import Memory, ReversibleUNet, UNet3D
 from shared.attention.measure import peak_bytes
 from shared.layers.reversible import ReversibleBlock
 
@@ -23,7 +24,11 @@ SMALL = (8, 16, 24)
 """Two poolings."""
 
 modes = pytest.mark.parametrize("memory", ["checkpoint", "reversible"])
-halves = pytest.mark.parametrize("half", [PreactivatedConv, partial(bottleneck, expansion=2)], ids=["convolution", "bottleneck"])
+halves = pytest.mark.parametrize(
+    "half",
+    [PreactivatedConv, partial(PreactivatedConv, drop_path=0.3), bottlenecks(levels=3, expansion=(1, 2, 2), chunks=(2, 4, 1))],
+    ids=["convolution", "stochastic depth", "bottlenecks in chunks"],
+)
 
 
 def small(memory: Memory = "reversible", **settings: Any) -> ReversibleUNet:
@@ -83,9 +88,9 @@ def test_a_bottleneck_has_fewer_weights_than_a_convolution_where_there_are_many_
     with torch.device("meta"):
         for width in (60, 480):
             c = width // 2
-            assert 2 * count(bottleneck(channels=c, groups=30)) == 2 * (12 * c**2 + 188 * c)
+            assert 2 * count(Bottleneck(channels=c, groups=30)) == 2 * (12 * c**2 + 188 * c)
             assert count(PreactivatedConv(channels=c, groups=30)) == 27 * c**2 + 2 * c
-        assert count(bottleneck(channels=240, groups=30)) < count(PreactivatedConv(channels=240, groups=30)) / 2
+        assert count(Bottleneck(channels=240, groups=30)) < count(PreactivatedConv(channels=240, groups=30)) / 2
 
 
 @halves
@@ -96,10 +101,11 @@ def test_gradients_are_those_of_the_ordinary_network(memory: Memory, half: Calla
 
     def gradients(memory: Memory) -> tuple[Tensor, ...]:
         network.memory = memory
+        torch.manual_seed(1)  # for the same volumes to pass the same halves by
         return torch.autograd.grad((network(image) * cotangent).sum(), [image, *network.parameters()])
 
     expected = gradients("plain")
-    assert all(gradient.abs().max() > 0 for gradient in expected)
+    assert sum(gradient.abs().max() > 0 for gradient in expected) > len(expected) / 2
     for one, other in zip(gradients(memory), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
@@ -152,7 +158,7 @@ def test_at_the_published_widths_so_much_is_kept_for_each_voxel(make: Callable[[
 @pytest.mark.parametrize("expansion", [1, 6])
 def test_an_ordinary_bottleneck_block_keeps_what_the_reversible_one_saves(expansion: int) -> None:
     """C (2 + 4 e), and half of C because a half of the input keeps the whole; normalisations keep some numbers that are no maps."""
-    block = ReversibleBlock(*(bottleneck(channels=8, groups=4, expansion=expansion) for _ in range(2)))
+    block = ReversibleBlock(*(Bottleneck(channels=8, groups=4, expansion=expansion) for _ in range(2)))
     x = volume(1, 16, 8, 12, 8).requires_grad_()
     statistics = 2 * 3 * 2 * 4 / (8 * 12 * 8)
     assert kept_per_voxel(block.plain, block, x) == pytest.approx(16 * (2.5 + 4 * expansion) + statistics)
@@ -173,7 +179,7 @@ def test_the_peak_of_a_training_step_grows_with_the_weights_and_not_with_the_map
     (shallow, few), (deep, many) = peak("reversible", 1), peak("reversible", 4)
     assert deep - shallow <= 2 * (many - few)
     ordinary = [peak("plain", depth)[0] for depth in (1, 4)]
-    assert ordinary[1] - ordinary[0] > 5 * (deep - shallow)
+    assert ordinary[1] - ordinary[0] > 4 * (deep - shallow)
 
 
 def test_three_times_the_volume_fits_when_bottlenecks_are_reversible() -> None:
@@ -181,7 +187,7 @@ def test_three_times_the_volume_fits_when_bottlenecks_are_reversible() -> None:
     image = volume(1, 4, 16, 16, 16)
 
     def peak(memory: Memory) -> int:
-        network = small(memory, half=bottleneck, encoder_depth=2)
+        network = small(memory, half=Bottleneck, encoder_depth=2)
         return peak_bytes(lambda: torch.autograd.grad(network(image).sum(), list(network.parameters())))
 
     assert peak("plain") > 3 * peak("reversible")
@@ -214,13 +220,62 @@ def test_logits_have_the_size_of_the_image(make: Callable[[], nn.Module], eighth
         assert make()(volume(batch, 4, *size)).shape == (batch, 3, *size)
 
 
+@pytest.mark.parametrize("make", [small, lambda: UNet3D(channels=(4, 8, 16))], ids=["reversible", "baseline"])
+def test_a_volume_of_any_size_is_filled_up_with_zeros_and_cut_back(make: Callable[[], nn.Module]) -> None:
+    network, image = make(), volume(1, 4, 7, 9, 8)
+    with torch.inference_mode():
+        full = network(nn.functional.pad(image, [0, 0, 0, 3, 0, 1]))
+        assert torch.equal(network(image), full[..., :7, :9, :8])
+
+
 @pytest.mark.parametrize("make", [ReversibleUNet, UNet3D])
-@pytest.mark.parametrize("shape", [(1, 4, 32, 24, 32), (1, 4, 155, 240, 240), (4, 32, 32, 32), (1, 4, 0, 16, 16)])
-def test_a_size_that_cannot_be_halved_often_enough_is_refused(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("shape", [(1, 3, 32, 32, 32), (4, 32, 32, 32), (1, 4, 0, 16, 16)])
+def test_what_is_no_volume_is_refused(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
     with torch.device("meta"):
         network, image = make(), torch.empty(shape)
-    with pytest.raises(ValueError, match=r"multiple of 16, not \[.*\]; pad it with zeros"):
+    with pytest.raises(ValueError, match=r"must be \[B, 4, X, Y, Z\] and not empty, not \["):
         network(image)
+
+
+def test_other_tasks_have_other_channels_and_widths() -> None:
+    """The hippocampus: one contrast, two structures and the background, a small volume; 12, 20 and 28 have halves that 2 divides."""
+    network = ReversibleUNet(in_channels=1, out_channels=3, channels=(12, 20, 28))
+    assert network.encoder[0][0].f.norm.num_groups == 2
+    assert network(volume(1, 1, 35, 51, 35)).shape == (1, 3, 35, 51, 35)
+
+
+def test_a_bottleneck_in_chunks_is_the_same_bottleneck() -> None:
+    x = volume(2, 8, 4, 5, 6, dtype=torch.float64).requires_grad_()
+    whole = Bottleneck(channels=8, groups=4, expansion=3).double()
+    parts = Bottleneck(channels=8, groups=4, expansion=3, chunks=4).double()
+    parts.load_state_dict(whole.state_dict())
+    found = [torch.autograd.grad(block(x).square().sum(), [x, *block.parameters()]) for block in (parts, whole)]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    with pytest.raises(ValueError, match="chunks=3 must divide the 4 groups"):
+        Bottleneck(channels=8, groups=4, chunks=3)
+    with pytest.raises(ValueError, match="one for each of 2 levels"):
+        bottlenecks(levels=2, expansion=(1, 2, 3))
+
+
+def test_the_baseline_can_be_checkpointed_and_not_reversed() -> None:
+    network, image = UNet3D(channels=(4, 8)).double(), volume(1, 4, 4, 6, 4, dtype=torch.float64)
+    expected = torch.autograd.grad(network(image).square().sum(), list(network.parameters()))
+    network.memory = "checkpoint"
+    for one, other in zip(torch.autograd.grad(network(image).square().sum(), list(network.parameters())), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    with pytest.raises(ValueError, match="no reversible levels, not 'reversible'"):
+        network.memory = "reversible"
+
+
+def test_a_compiled_network_trains_alike() -> None:
+    torch._dynamo.reset()
+    network, image = small().double(), volume(1, 4, 8, 8, 8, dtype=torch.float64)
+    weights = list(network.parameters())
+    expected = torch.autograd.grad(network(image).square().sum(), weights)
+    found = torch.autograd.grad(torch.compile(network, backend="aot_eager")(image).square().sum(), weights)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +283,9 @@ def test_a_size_that_cannot_be_halved_often_enough_is_refused(make: Callable[[],
     [
         ({"channels": (8,)}, "two or more positive widths"),
         ({"channels": (8, 15)}, "must be even"),
-        ({"channels": (8, 12)}, "multiple of inner_groups=4"),
+        ({"channels": (8, 12), "inner_groups": 4}, "multiple of inner_groups=4"),
+        ({"half": [PreactivatedConv]}, "one for each of 3 widths, not 1"),
+        ({"half": partial(PreactivatedConv, drop_path=1.0)}, "drop_path must be from 0 to below 1"),
         ({"inner_groups": 3}, "multiple of inner_groups=3"),
         ({"inner_groups": 0}, "multiple of inner_groups=0"),
         ({"encoder_depth": 0}, "encoder_depth=0"),
@@ -244,7 +301,7 @@ def test_settings_that_make_no_network_are_refused(settings: dict[str, Any], say
 
 def test_a_baseline_that_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="multiple of groups=4, not"):
-        UNet3D(channels=(4, 6))
+        UNet3D(channels=(4, 6), groups=4)
     with pytest.raises(ValueError, match="two or more positive widths"):
         UNet3D(channels=(4,))
 

@@ -51,11 +51,11 @@ def _network(fixture: Fixture, state: Arrays, inputs: Arrays) -> Arrays:
 def _block(fixture: Fixture, state: Arrays, inputs: Arrays) -> Arrays:
     import torch
 
-    from apps.reversible_unet.model import PreactivatedConv, bottleneck
+    from apps.reversible_unet.blocks import Bottleneck, PreactivatedConv
     from shared.layers.reversible import ReversibleBlock
 
     channels, groups, expansion = (fixture.config[name] for name in ("channels", "groups", "expansion"))
-    half = partial(PreactivatedConv if expansion is None else partial(bottleneck, expansion=expansion), groups=groups)
+    half = partial(PreactivatedConv if expansion is None else partial(Bottleneck, expansion=expansion), groups=groups)
     block = ReversibleBlock(half(channels=channels // 2), half(channels=channels // 2))
     ours = {name: ".".join(BLOCK_NAMES.get(part, part) for part in name.split(".")) for name in state}
     block.load_state_dict({ours[name]: torch.from_numpy(array) for name, array in state.items()}, strict=True)

@@ -1,0 +1,185 @@
+"""The verb ``plan``: the volume, depth and width that can be trained on one GPU. All figures are counted, as ``accounting`` says."""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from apps.reversible_unet.accounting import Step, count_step, make_network
+from apps.reversible_unet.config_memory import NetworkConfig, PlanConfig
+from apps.reversible_unet.memory import GIB, WAYS, volumes
+from apps.reversible_unet.model import Memory
+from shared.errors import UserError
+
+__all__ = ["Choice", "Plan", "plan"]
+
+DEEPEST = 8
+"""Blocks in each encoder level; more are not tried."""
+
+DEEP = 4
+"""Blocks in each encoder level from which rather the width is spent on."""
+
+QUARTERS = 16
+"""Of the given width, up to which is tried; so four times the width."""
+
+LARGEST = 4
+"""Times the given volume's side, up to which is tried."""
+
+Goal = Literal["volume", "depth", "width", "recommended"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A network and a volume that fit."""
+
+    goal: Goal
+    """What was made as large as fits, with the rest as given; recommended: the whole volume first, then depth, then width."""
+    memory: Memory
+    network: NetworkConfig
+    size: tuple[int, int, int]
+    step: Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What fits into ``budget_bytes``."""
+
+    budget_bytes: int
+    choices: list[Choice]
+    """For each way to gradients and each goal; without those where nothing fits."""
+    recommended: Choice
+
+
+def plan(settings: PlanConfig) -> Plan:
+    """Searches, and prints what fits.
+
+    Raises:
+        UserError: if not even the smallest volume fits, or the settings make no network.
+    """
+    wanted = volumes(settings.size)[0]
+    budget = int(settings.vram * (1 - settings.reserve) * GIB)
+    console = Console(highlight=False)
+    try:
+        with console.status("Counting training steps of networks that may fit ..."):
+            choices = [choice for way in WAYS for choice in _goals(settings.network, way, wanted, budget)]
+            recommended = _recommended(settings.network, wanted, budget)
+    except ValueError as error:
+        raise UserError(f"These settings make no network: {error}.") from error
+    if recommended is None:
+        raise UserError(
+            f"{settings.vram:g} GiB, less {settings.reserve:.0%}, do not train this network on any volume. "
+            "Take fewer channels, or for bottlenecks more chunks at the full resolution (--network.chunks)."
+        )
+    result = Plan(budget_bytes=budget, choices=choices, recommended=recommended)
+    _print(console, result, settings)
+    return result
+
+
+def _goals(network: NetworkConfig, way: Memory, wanted: tuple[int, int, int], budget: int) -> list[Choice]:
+    found = [_largest("volume", budget, [(network, size) for size in _sizes(wanted, network)], way)]
+    if found[0] is not None and _voxels(found[0].size) >= _voxels(wanted):
+        found += [
+            _largest("depth", budget, [(replace(network, encoder_depth=depth), wanted) for depth in _depths(network, DEEPEST)], way),
+            _largest("width", budget, [(each, wanted) for each in _widened(network)], way),
+        ]
+    return [choice for choice in found if choice]
+
+
+def _recommended(network: NetworkConfig, wanted: tuple[int, int, int], budget: int) -> Choice | None:
+    sizes = [size for size in _sizes(wanted, network) if _voxels(size) < _voxels(wanted)] + [wanted]
+    best = _largest("recommended", budget, [(network, size) for size in sizes], "reversible")
+    if best is None or best.size != wanted:
+        return best
+    deeper = [replace(network, encoder_depth=depth) for depth in _depths(network, DEEP)]
+    best = _largest("recommended", budget, [(each, wanted) for each in deeper], "reversible") or best
+    wider = [each for each in _widened(best.network) if each.channels[0] > network.channels[0]]
+    return _largest("recommended", budget, [(each, wanted) for each in wider], "reversible") or best
+
+
+def _largest(goal: Goal, budget: int, candidates: Sequence[tuple[NetworkConfig, tuple[int, int, int]]], way: Memory) -> Choice | None:
+    """The last that fits of candidates that grow; by halving, since a count takes about a second."""
+
+    def needed(candidate: tuple[NetworkConfig, tuple[int, int, int]]) -> int:
+        return counted(candidate).peak
+
+    counted = _once(lambda candidate: count_step(make_network(candidate[0], way), candidate[1]))
+    fitting = bisect(candidates, budget, key=needed)
+    if not fitting:
+        return None
+    network, size = candidates[fitting - 1]
+    return Choice(goal=goal, memory=way, network=network, size=size, step=counted(candidates[fitting - 1]))
+
+
+def _once(
+    count: Callable[[tuple[NetworkConfig, tuple[int, int, int]]], Step],
+) -> Callable[[tuple[NetworkConfig, tuple[int, int, int]]], Step]:
+    found: dict[str, Step] = {}
+
+    def counted(candidate: tuple[NetworkConfig, tuple[int, int, int]]) -> Step:
+        key = repr(candidate)
+        if key not in found:
+            found[key] = count(candidate)
+        return found[key]
+
+    return counted
+
+
+def _sizes(wanted: tuple[int, int, int], network: NetworkConfig) -> list[tuple[int, int, int]]:
+    """Volumes of about this shape whose axes can be halved often enough, and the wanted one itself."""
+    multiple, longest = 2 ** (len(network.channels) - 1), max(wanted)
+
+    def scaled(length: int) -> tuple[int, int, int]:
+        x, y, z = (max(multiple, round(side * length / longest / multiple) * multiple) for side in wanted)
+        return x, y, z
+
+    sizes = {scaled(length) for length in range(multiple, LARGEST * longest + 1, multiple)} | {wanted}
+    return sorted(sizes, key=_voxels)
+
+
+def _depths(network: NetworkConfig, deepest: int) -> range:
+    return range(network.encoder_depth, max(deepest, network.encoder_depth) + 1)
+
+
+def _widened(network: NetworkConfig) -> list[NetworkConfig]:
+    """By quarters of the first width. Ratios of the widths stay, so that the same groups divide them."""
+    networks = []
+    for quarters in range(4, QUARTERS + 1):
+        first = 2 * round(network.channels[0] * quarters / 8)
+        channels = tuple(2 * round(first * width / network.channels[0] / 2) for width in network.channels)
+        networks.append(replace(network, channels=channels))
+    return networks
+
+
+def _print(console: Console, result: Plan, settings: PlanConfig) -> None:
+    table = Table(
+        title=f"What one GPU of {settings.vram:g} GiB trains: {result.budget_bytes / GIB:.1f} GiB, counted",
+        caption=f"Counted, not run. {settings.reserve:.0%} are left to workspaces and gaps. Where one is stretched, the rest is as given.",
+    )
+    for name in ("gradients", "stretched", "volume", "blocks", "channels", "parameters", "peak GiB"):
+        table.add_column(name, justify="left" if name in ("gradients", "stretched") else "right")
+    for choice in [*result.choices, result.recommended]:
+        last = choice is result.recommended or choice.goal == "width"
+        table.add_row(*_cells(choice), end_section=last, style="bold" if choice is result.recommended else None)
+    console.print(table)
+    best = result.recommended
+    channels = f"[{','.join(map(str, best.network.channels))}]"
+    console.print(
+        f"Recommended: memory reversible, channels {channels}, encoder depth {best.network.encoder_depth}, "
+        f"{'whole volumes' if best.size == tuple(settings.size) else 'patches'} of {' x '.join(map(str, best.size))}.",
+        markup=False,
+    )
+
+
+def _cells(choice: Choice) -> list[str]:
+    network, step = choice.network, choice.step
+    size, channels = " x ".join(map(str, choice.size)), ",".join(map(str, network.channels))
+    return [choice.memory, choice.goal, size, str(network.encoder_depth), channels, f"{step.parameters:,}", f"{step.peak / GIB:.1f}"]
+
+
+def _voxels(size: Sequence[int]) -> int:
+    return size[0] * size[1] * size[2]
