@@ -23,7 +23,7 @@ from shared.segmentation.labels import Labels
 from shared.segmentation.predictor import Options, SegmentationSettings
 from shared.segmentation.preparation import NativePreparation
 from shared.segmentation.report import write_training_report
-from shared.segmentation.training import Loss, forget_prepared, training_data, train_volumes
+from shared.segmentation.training import Loss, forget_prepared, train_volumes, training_data
 from shared.training.fit import new_run
 
 __all__ = ["train"]

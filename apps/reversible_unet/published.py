@@ -12,11 +12,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from apps.reversible_unet.config import ConvertConfig, ModelConfig, brats_task
+from apps.reversible_unet.inference import ReversibleUNetPredictor
 from apps.reversible_unet.model import ReversibleUNet, UNet3D
-from shared.bundle import check_finite, load_weights, read_checkpoint
+from shared.bundle import check_finite, load_weights, provenance, read_checkpoint
+from shared.config import plain
 from shared.errors import UserError
+from shared.segmentation.config import PreprocessingConfig, TaskConfig, WindowConfig
+from shared.segmentation.predictor import SegmentationSettings
 
-__all__ = ["Published", "from_published", "our_name", "read_published"]
+__all__ = ["Published", "convert", "from_published", "our_name", "read_published"]
 
 _WRAPPER = "net_state_dict"
 _BLOCKS = "reversibleBlocks.reversible_blocks"
@@ -67,6 +72,33 @@ def read_published(path: Path | str) -> Published:
     """
     state = read_checkpoint(path, wrappers=(_WRAPPER, "state_dict"), advice=_ADVICE, missing=_ADVICE)
     return from_published(state, source=path)
+
+
+def convert(config: ConvertConfig) -> None:
+    """Writes a bundle of a checkpoint of the released program, with its threshold of 0.5 and its whole volumes of 160 x 192 x 160 voxels."""
+    published = read_published(config.published)
+    settings = dict(published.settings)
+    channels, regions = settings.pop("in_channels"), settings.pop("out_channels")
+    task = brats_task()
+    if (channels, regions) != (len(task.modalities), len(task.labels)):
+        names = [f"channel {number}" for number in range(1, channels + 1)]
+        task = TaskConfig(
+            modalities={name: [name.replace(" ", "")] for name in names},
+            labels={f"region {number}": [number] for number in range(1, regions + 1)},
+            overlapping=True,
+        )
+    # Of the published program: half the first width for reversible blocks, the first width for the baseline.
+    first = settings["channels"][0]
+    network = ModelConfig(name=published.network, inner_groups=first // 2 if published.network == "reversible_unet" else first, **settings)
+    segmentation = SegmentationSettings(
+        task=task,
+        preprocessing=PreprocessingConfig(spacing_mm=(1.0, 1.0, 1.0), crop=True, normalisation="foreground"),
+        window=WindowConfig(size=(160, 192, 160), overlap=0.5),
+    )
+    facts = provenance(converted_from=config.published.name, weights_licence="whoever trained them; the program is BSD-3-Clause")
+    predictor = ReversibleUNetPredictor(published.build(), model=plain(network), settings=segmentation, facts=facts)
+    predictor.save_bundle(config.output)
+    print(f"{config.output}: written. Try: apps.reversible_unet infer --model {config.output} --input case_folder --output results")
 
 
 def from_published(state: Mapping[str, Tensor], *, source: Path | str) -> Published:

@@ -12,7 +12,7 @@ import numpy as np
 
 from shared.data.download import sha256_of
 from shared.data.splits import split
-from shared.errors import InputError, UserError
+from shared.errors import UserError
 from shared.imaging.sources import files_below, suffix_of
 from shared.imaging.volumes import VOLUME_SUFFIXES, Volume, check_same_grid, find_cases, read_case, read_labels
 from shared.segmentation.config import TaskConfig, VolumeDataConfig

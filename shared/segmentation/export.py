@@ -45,9 +45,11 @@ def export_volumes(predictor_class: type[VolumePredictor], config: ExportConfig)
     except ValueError as error:
         raise UserError(f"--size {' '.join(map(str, size))}: {error}") from error
     shape = f"[B, {len(task.modalities)}, {', '.join(map(str, size))}]"
+    classes = [*([] if task.overlapping else ["background"]), *task.labels]
+    prepared = "axes to the patient's right, front and head, prepared as settings.preprocessing says"
     note = {
-        "input": f"{shape}: {', '.join(task.modalities)}; axes to the patient's right, front and head; prepared as settings.preprocessing says",
-        "output": f"probabilities of {', '.join(task.labels) if task.overlapping else ', '.join(['background', *task.labels])}",
+        "input": f"{shape}: {', '.join(task.modalities)}; {prepared}",
+        "output": f"probabilities of {', '.join(classes)}",
         "settings": {"model": plain(predictor.model), **plain(predictor.settings)},
     }
     error = export_network(probability, example, config.output, format=config.format, note=note, free_batch=True)

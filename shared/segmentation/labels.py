@@ -33,6 +33,13 @@ class Labels:
         return {values[0]: name for name, values in self.task.labels.items()}
 
     @property
+    def regions(self) -> dict[str, tuple[int, ...]]:
+        """Of overlapping classes, those made of several written values, such as {"whole tumour": (1, 2, 4)}."""
+        written = self.written
+        regions = {name: tuple(value for value in sorted(values) if value in written) for name, values in self.task.labels.items()}
+        return {name: values for name, values in regions.items() if len(values) > 1}
+
+    @property
     def channels(self) -> int:
         """Of the network's answer: one for each region, or one for each class and the background before them."""
         return len(self.names) + (not self.task.overlapping)

@@ -29,6 +29,7 @@ from shared.imaging.volumes import (
     write_volume,
 )
 from shared.metrics.lesions import LesionMap, find_lesions
+from shared.reports.patient import Scan, write_patient_report
 from shared.reports.slices import figure, preview
 from shared.segmentation.labels import Labels
 
@@ -89,6 +90,11 @@ class VolumePrediction:
         return find_lesions(self.labels, self.volume.affine)
 
     @property
+    def scan(self) -> Scan:
+        """For a comparison with another time."""
+        return Scan(volume=self.volume, labels=self.labels, lesions=self.lesions)
+
+    @property
     def volumes_ml(self) -> dict[str, float]:
         """Of each class."""
         return {name: float(mask.sum()) * self.volume.voxel_ml for name, mask in self.classes.masks(self.labels).items()}
@@ -119,8 +125,8 @@ class VolumePrediction:
         }
 
     def save(self, folder: Path, stem: str) -> dict[str, str]:
-        """Writes the segmentation in the source's format and grid (for DICOM a SEG as well), measurements of each lesion, a picture, and what
-        ``kept`` says.
+        """Writes the segmentation in the source's format and grid (for DICOM a SEG as well), measurements of each lesion, a picture, and
+        what ``kept`` says.
 
         Raises:
             UserError: if a file cannot be written; no half-written one stays.
@@ -149,17 +155,19 @@ class VolumePrediction:
 
     def write_report(self, path: Path, *, title: str) -> None:
         """One page about this patient: lesions, slices, a view in 3-D."""
-        from shared.reports.patient import write_patient_report
-
         write_patient_report(
             path,
             volume=self.volume,
             labels=self.labels,
             names=self.classes.written,
             lesions=self.lesions,
+            probability=self.probability.max(axis=0),
             uncertainty=self.uncertainty,
+            uncertainty_note="It is the entropy of the probabilities: 1 where the network cannot tell the classes apart.",
+            regions=self.classes.regions,
             title=title,
-            facts={"model": " ".join(self.maker)},
+            subject="lesion" if self.lesion else "part",
+            details={"Model": self.maker[0], "Fovea": self.maker[1]},
         )
 
     def figure(self) -> Figure:

@@ -28,7 +28,7 @@ from shared.imaging.volumes import (
 )
 from shared.segmentation.config import PreprocessingConfig
 
-__all__ = ["Prepare", "Prepared", "NativePreparation", "foreground"]
+__all__ = ["NativePreparation", "Prepare", "Prepared", "foreground"]
 
 AIR = 0.2
 """Of the range between the 0.5th and the 99.5th percentile: what lies below is air around the head (Bouget et al. 2021: of the whole range,

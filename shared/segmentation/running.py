@@ -14,6 +14,7 @@ from shared.inference.run import local_engine, run
 from shared.metrics.growth import growth
 from shared.phantoms.head import write_head_follow_ups, write_heads
 from shared.phantoms.head_settings import HeadSequence, HeadSettings
+from shared.reports.patient import write_growth_report
 from shared.segmentation.config import GrowthConfig, HeadPhantomConfig, InferVolumesConfig
 from shared.segmentation.prediction import Kept
 from shared.segmentation.predictor import Options, VolumePredictor
@@ -74,8 +75,6 @@ def growth_volumes(predictor_class: type[VolumePredictor], config: GrowthConfig)
         InputError: if a scan cannot be used.
         UserError: if a date is none, or the result cannot be written.
     """
-    from shared.reports.patient import write_growth_report
-
     options = Options(batch_size=config.batch_size)
     predictor = predictor_class.load(config.model, device=config.device, precision=config.precision, options=options)
     before, after = (predictor.predict(path) for path in (config.before, config.after))
@@ -94,13 +93,14 @@ def growth_volumes(predictor_class: type[VolumePredictor], config: GrowthConfig)
     page = config.output / "growth.html"
     write_growth_report(
         page,
-        before=before.volume,
-        after=after.volume,
-        before_labels=before.labels,
-        after_labels=after.labels,
-        names=predictor.classes.written,
+        before=before.scan,
+        after=after.scan,
         growth=found,
+        names=predictor.classes.written,
+        dates=known,
         title=f"{config.before.name} and {config.after.name}",
+        subject="lesion" if predictor.settings.lesion else "part",
+        details={"Model": predictor.name},
     )
     print(f"{before.lesions.volume_ml:.2f} ml before, {after.lesions.volume_ml:.2f} ml after. To look at: {page}")
 

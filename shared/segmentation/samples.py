@@ -184,7 +184,7 @@ class WholeVolumes(torch.utils.data.Dataset[Batch]):
 
 
 def augmentation(config: SamplingConfig, size: Sequence[int]) -> Compose:
-    """As nnU-Net and the papers of the AGU-Net family have it: mirror, turn, zoom, and change intensities, each for a part of the windows."""
+    """As nnU-Net and the papers of the AGU-Net family: mirror, turn, zoom, and change intensities, each for a part of the windows."""
     both = ["image", "labels"]
     steps = [RandFlipd(keys=both, prob=0.5, spatial_axis=axis) for axis in config.flip_axes]
     if config.augment:
