@@ -283,7 +283,7 @@ def _embed(picture: Picture, longest: int) -> dict[str, Any]:
     if max(image.size) > longest:
         image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     lossless, lossy = io.BytesIO(), io.BytesIO()
-    image.save(lossless, format="PNG", optimize=True)
+    image.save(lossless, format="PNG")
     kind, content = "png", lossless.getvalue()
     if not isinstance(picture, Figure):
         image.save(lossy, format="JPEG", quality=JPEG_QUALITY, subsampling=0)

@@ -177,7 +177,7 @@ def test_in_a_browser_the_view_turns_by_hand_and_parts_can_be_hidden(tmp_path):
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
         page = browser.new_page(viewport={"width": 900, "height": 900}, reduced_motion="reduce")
         problems = []
-        page.on("pageerror", problems.append)
+        page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
         page.goto(path.as_uri())
         canvas = page.locator(".scene canvas")
@@ -196,8 +196,8 @@ def test_in_a_browser_the_view_turns_by_hand_and_parts_can_be_hidden(tmp_path):
         for box in page.locator(".scene input").all():
             box.uncheck()
         page.wait_for_timeout(300)
-        hidden = seen()
-        assert hidden[10:60, 10:60].std() < 1
+        changed = np.abs(seen() - (11, 13, 16)).sum(axis=2) > 12
+        assert changed.mean() < 0.03  # letters and the button
         browser.close()
     assert problems == []
 
