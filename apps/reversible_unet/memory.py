@@ -18,7 +18,7 @@ from shared.errors import UserError
 from shared.files import write_bytes, write_json, write_text
 from shared.reports.style import PALETTE, styled_figure, styled_legend, to_png
 
-__all__ = ["MemoryReport", "Row", "draw", "markdown", "memory", "volumes"]
+__all__ = ["MemoryReport", "Row", "draw", "markdown", "memory", "show", "volumes"]
 
 GIB = 2**30
 BASELINE = "U-Net"
@@ -88,6 +88,13 @@ def volumes(numbers: Sequence[int]) -> list[tuple[int, int, int]]:
     return [(numbers[i], numbers[i + 1], numbers[i + 2]) for i in range(0, len(numbers), 3)]
 
 
+def show(table: Table) -> None:
+    """On the terminal, with no figure cut off where that is narrow."""
+    console = Console(highlight=False)
+    needed = Console(width=1000).measure(table).maximum
+    Console(highlight=False, width=max(console.width, needed)).print(table)
+
+
 def markdown(report: MemoryReport) -> str:
     """The counted table."""
     lines = ["| network | blocks a level | gradients | volume | parameters | kept, GiB | peak, GiB |", "| --- " * 7 + "|"]
@@ -133,7 +140,6 @@ def _baseline(settings: NetworkConfig, way: Memory, size: tuple[int, int, int]) 
 
 
 def _print(report: MemoryReport, settings: MemoryConfig) -> None:
-    console = Console(highlight=False)
     table = Table(
         title="Counted: one training step, one volume, float32",
         caption="kept: feature maps that wait for gradients. peak: all that lives at once, with weights, gradients and Adam's moments.\n"
@@ -143,7 +149,7 @@ def _print(report: MemoryReport, settings: MemoryConfig) -> None:
         table.add_column(name, justify="left" if name in ("network", "gradients") else "right", no_wrap=True)
     for row in report.counted:
         table.add_row(*_cells(row), end_section=row.memory == ("checkpoint" if row.network == BASELINE else "reversible"))
-    console.print(table)
+    show(table)
     if not report.measured:
         return
     device = next(iter(report.measured.values())).device
@@ -156,7 +162,7 @@ def _print(report: MemoryReport, settings: MemoryConfig) -> None:
         table.add_column(name, justify="left" if name == "gradients" else "right")
     for way, one in report.measured.items():
         table.add_row(way, f"{one.peak / 2**20:,.1f}", f"{one.counted / 2**20:,.1f}", f"{one.milliseconds:,.0f}")
-    console.print(table)
+    show(table)
 
 
 def _cells(row: Row) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from apps.reversible_unet.accounting import Step, count_step, make_network
 from apps.reversible_unet.config_memory import NetworkConfig, PlanConfig
-from apps.reversible_unet.memory import GIB, WAYS, volumes
+from apps.reversible_unet.memory import GIB, WAYS, show, volumes
 from apps.reversible_unet.model import Memory
 from shared.errors import UserError
 
@@ -31,6 +32,8 @@ LARGEST = 4
 """Times the given volume's side, up to which is tried."""
 
 Goal = Literal["volume", "depth", "width", "recommended"]
+Candidate = tuple[NetworkConfig, tuple[int, int, int]]
+"""A network, and a volume in voxels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,32 +104,36 @@ def _recommended(network: NetworkConfig, wanted: tuple[int, int, int], budget: i
     return _largest("recommended", budget, [(each, wanted) for each in wider], "reversible") or best
 
 
-def _largest(goal: Goal, budget: int, candidates: Sequence[tuple[NetworkConfig, tuple[int, int, int]]], way: Memory) -> Choice | None:
-    """The last that fits of candidates that grow; by halving, since a count takes about a second."""
+def _largest(goal: Goal, budget: int, candidates: Sequence[Candidate], way: Memory) -> Choice | None:
+    """The last that fits of candidates that grow.
 
-    def needed(candidate: tuple[NetworkConfig, tuple[int, int, int]]) -> int:
-        return counted(candidate).peak
+    Memory is nearly a straight line in what grows, so a line through the nearest counts on both sides tells where to count next.
+    """
 
-    counted = _once(lambda candidate: count_step(make_network(candidate[0], way), candidate[1]))
-    fitting = bisect(candidates, budget, key=needed)
-    if not fitting:
+    @cache
+    def step(index: int) -> Step:
+        network, size = candidates[index]
+        return count_step(make_network(network, way), size)
+
+    if not candidates or step(0).peak > budget:
         return None
-    network, size = candidates[fitting - 1]
-    return Choice(goal=goal, memory=way, network=network, size=size, step=counted(candidates[fitting - 1]))
+    extents = [_extent(candidate) for candidate in candidates]
+    low, high = 0, len(candidates) - 1
+    if step(high).peak <= budget:
+        low = high
+    while high - low > 1:
+        share = (budget - step(low).peak) / (step(high).peak - step(low).peak)
+        guess = bisect(extents, extents[low] + share * (extents[high] - extents[low])) - 1
+        middle = min(max(guess, low + 1), high - 1)
+        low, high = (middle, high) if step(middle).peak <= budget else (low, middle)
+    network, size = candidates[low]
+    return Choice(goal=goal, memory=way, network=network, size=size, step=step(low))
 
 
-def _once(
-    count: Callable[[tuple[NetworkConfig, tuple[int, int, int]]], Step],
-) -> Callable[[tuple[NetworkConfig, tuple[int, int, int]]], Step]:
-    found: dict[str, Step] = {}
-
-    def counted(candidate: tuple[NetworkConfig, tuple[int, int, int]]) -> Step:
-        key = repr(candidate)
-        if key not in found:
-            found[key] = count(candidate)
-        return found[key]
-
-    return counted
+def _extent(candidate: Candidate) -> float:
+    """What memory grows with, whichever of the three grows."""
+    network, size = candidate
+    return _voxels(size) * network.channels[0] * (network.encoder_depth + network.decoder_depth)
 
 
 def _sizes(wanted: tuple[int, int, int], network: NetworkConfig) -> list[tuple[int, int, int]]:
@@ -165,7 +172,7 @@ def _print(console: Console, result: Plan, settings: PlanConfig) -> None:
     for choice in [*result.choices, result.recommended]:
         last = choice is result.recommended or choice.goal == "width"
         table.add_row(*_cells(choice), end_section=last, style="bold" if choice is result.recommended else None)
-    console.print(table)
+    show(table)
     best = result.recommended
     channels = f"[{','.join(map(str, best.network.channels))}]"
     console.print(

@@ -116,7 +116,7 @@ def read_case(
     for volume in volumes:
         if volume.values.ndim != 3:
             raise InputError(f"{volume.name}: has {len(volume.values)} channels, and a file for one modality has one. Split it.")
-        check_same_grid(volume, volumes[0])
+        check_same_grid(volume, replace(volumes[0], name=next(iter(modalities))))
     notes = tuple(f"{modality}: {note}" for modality, volume in zip(modalities, volumes, strict=True) for note in volume.notes)
     stacked = np.stack([volume.values for volume in volumes])
     return Volume(values=stacked, affine=volumes[0].affine, name=name, source=volumes[0].source, notes=notes)

@@ -160,7 +160,7 @@ def test_modalities_of_different_grids_are_refused(tmp_path):
     moved = AFFINE.copy()
     moved[2, 3] += 4
     (tmp_path / "p_t2.nii.gz").write_bytes(nifti_bytes(VALUES, moved))
-    with pytest.raises(InputError, match=r"\(t2\): is not on the grid of .*\(t1\) \(the same size, but corners up to 4 mm apart"):
+    with pytest.raises(InputError, match=r"\(t2\): is not on the grid of t1 \(the same size, but corners up to 4 mm apart"):
         read_case(tmp_path)
     (tmp_path / "p_t2.nii.gz").write_bytes(nifti_bytes(np.stack([VALUES] * 2, axis=-1), AFFINE))
     with pytest.raises(InputError, match=r"\(t2\): has 2 channels, and a file for one modality has one"):
