@@ -23,7 +23,7 @@ from apps.reversible_unet.config_memory import NetworkConfig
 from apps.reversible_unet.model import Memory, ReversibleUNet, UNet3D
 from shared.attention.measure import fastest_ms, peak_bytes
 
-__all__ = ["Measured", "Step", "count_step", "make_network", "measure_step"]
+__all__ = ["Measured", "Step", "count_step", "make_network", "measure_step", "weight_bytes"]
 
 MOMENTS = 2
 """Of each weight, kept by Adam."""
@@ -50,7 +50,7 @@ class Measured:
     counted: int
     """The same, counted."""
     milliseconds: float
-    """Of the faster of two."""
+    """Of one, after two that do not count."""
     device: str
 
 
@@ -83,7 +83,12 @@ def count_step(network: ReversibleUNet | UNet3D, size: Sequence[int], *, batch: 
     with _Living(), torch.autograd.graph.saved_tensors_hooks(kept, lambda value: value):
         logits = network(image)
         torch.sigmoid(logits)
-    return Step(parameters=parameters, kept=kept.bytes, peak=_passes(network, image) + image.nbytes + 4 * (1 + MOMENTS) * parameters)
+    return Step(parameters=parameters, kept=kept.bytes, peak=_passes(network, image) + image.nbytes + weight_bytes(parameters))
+
+
+def weight_bytes(parameters: int) -> int:
+    """Of weights and Adam's moments; their gradients are among what a step makes."""
+    return 4 * (1 + MOMENTS) * parameters
 
 
 def measure_step(settings: NetworkConfig, memory: Memory, size: Sequence[int]) -> Measured:
@@ -95,7 +100,7 @@ def measure_step(settings: NetworkConfig, memory: Memory, size: Sequence[int]) -
     return Measured(
         peak=peak_bytes(step, device=device),
         counted=_passes(make_network(settings, memory), image.to("meta")),
-        milliseconds=fastest_ms(step, rounds=2, device=device),
+        milliseconds=fastest_ms(step, rounds=1, device=device),
         device=torch.cuda.get_device_name() if device == "cuda" else "CPU",
     )
 
@@ -197,17 +202,17 @@ def _outline(value: Any) -> Any:
     return _Size.of(value) if isinstance(value, Tensor) else value
 
 
-def _group_norm(x: Tensor, weight: Tensor, bias: Tensor, batch: int, channels: int, voxels: int, groups: int, eps: float) -> Any:
-    return torch.empty_like(x), x.new_empty(batch, groups), x.new_empty(batch, groups)
-
-
-def _group_norm_backward(gradient: Tensor, x: Tensor, mean: Tensor, scale: Tensor, weight: Tensor, *rest: Any) -> Any:
-    return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
-
-
 _QUICK: dict[Any, Callable[..., Any]] = {
-    torch.ops.aten.native_group_norm.default: _group_norm,
-    torch.ops.aten.native_group_norm_backward.default: _group_norm_backward,
+    torch.ops.aten.native_group_norm.default: lambda x, weight, bias, batch, channels, voxels, groups, eps: (
+        torch.empty_like(x),
+        x.new_empty(batch, groups),
+        x.new_empty(batch, groups),
+    ),
+    torch.ops.aten.native_group_norm_backward.default: lambda gradient, x, mean, scale, weight, *_: (
+        torch.empty_like(x),
+        torch.empty_like(weight),
+        torch.empty_like(weight),
+    ),
     torch.ops.aten.upsample_trilinear3d.default: lambda x, size, *_: x.new_empty(*x.shape[:2], *size),
     torch.ops.aten.upsample_trilinear3d_backward.default: lambda gradient, after, before, *_: gradient.new_empty(before),
 }

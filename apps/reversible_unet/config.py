@@ -66,7 +66,7 @@ class ModelConfig:
     drop_path: Fraction = 0.0
     """How often, in training, a volume passes half a block by."""
     inner_groups: PositiveInt | None = None
-    """Groups of the normalisations; the largest number that fits all widths by default, which for the published widths is the published one."""
+    """Groups of the normalisations; by default the largest number that fits all widths, for the published widths the published one."""
     memory: Literal["plain", "checkpoint", "reversible"] = "reversible"
     """How gradients are had: all activations kept, those between blocks, or those between levels. The weights and answers are the same."""
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 
-from apps.reversible_unet.accounting import Step, count_step, make_network
+from apps.reversible_unet.accounting import Step, count_step, make_network, weight_bytes
 from apps.reversible_unet.config_memory import NetworkConfig, PlanConfig
 from apps.reversible_unet.memory import GIB, WAYS, show, volumes
 from apps.reversible_unet.model import Memory
@@ -34,6 +33,7 @@ LARGEST = 4
 Goal = Literal["volume", "depth", "width", "recommended"]
 Candidate = tuple[NetworkConfig, tuple[int, int, int]]
 """A network, and a volume in voxels."""
+Count = Callable[[Candidate, Memory], Step]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +66,11 @@ def plan(settings: PlanConfig) -> Plan:
     """
     wanted = volumes(settings.size)[0]
     budget = int(settings.vram * (1 - settings.reserve) * GIB)
-    console = Console(highlight=False)
+    console, count = Console(highlight=False), _counter()
     try:
         with console.status("Counting training steps of networks that may fit ..."):
-            choices = [choice for way in WAYS for choice in _goals(settings.network, way, wanted, budget)]
-            recommended = _recommended(settings.network, wanted, budget)
+            choices = [choice for way in WAYS for choice in _goals(settings.network, way, wanted, budget, count)]
+            recommended = _recommended(settings.network, wanted, budget, count)
     except ValueError as error:
         raise UserError(f"These settings make no network: {error}.") from error
     if recommended is None:
@@ -83,51 +83,58 @@ def plan(settings: PlanConfig) -> Plan:
     return result
 
 
-def _goals(network: NetworkConfig, way: Memory, wanted: tuple[int, int, int], budget: int) -> list[Choice]:
-    found = [_largest("volume", budget, [(network, size) for size in _sizes(wanted, network)], way)]
+def _goals(network: NetworkConfig, way: Memory, wanted: tuple[int, int, int], budget: int, count: Count) -> list[Choice]:
+    found = [_largest("volume", budget, [(network, size) for size in _sizes(wanted, network)], way, count)]
     if found[0] is not None and _voxels(found[0].size) >= _voxels(wanted):
         found += [
-            _largest("depth", budget, [(replace(network, encoder_depth=depth), wanted) for depth in _depths(network, DEEPEST)], way),
-            _largest("width", budget, [(each, wanted) for each in _widened(network)], way),
+            _largest("depth", budget, [(replace(network, encoder_depth=depth), wanted) for depth in _depths(network, DEEPEST)], way, count),
+            _largest("width", budget, [(each, wanted) for each in _widened(network)], way, count),
         ]
     return [choice for choice in found if choice]
 
 
-def _recommended(network: NetworkConfig, wanted: tuple[int, int, int], budget: int) -> Choice | None:
+def _recommended(network: NetworkConfig, wanted: tuple[int, int, int], budget: int, count: Count) -> Choice | None:
     sizes = [size for size in _sizes(wanted, network) if _voxels(size) < _voxels(wanted)] + [wanted]
-    best = _largest("recommended", budget, [(network, size) for size in sizes], "reversible")
+    best = _largest("recommended", budget, [(network, size) for size in sizes], "reversible", count)
     if best is None or best.size != wanted:
         return best
     deeper = [replace(network, encoder_depth=depth) for depth in _depths(network, DEEP)]
-    best = _largest("recommended", budget, [(each, wanted) for each in deeper], "reversible") or best
+    best = _largest("recommended", budget, [(each, wanted) for each in deeper], "reversible", count) or best
     wider = [each for each in _widened(best.network) if each.channels[0] > network.channels[0]]
-    return _largest("recommended", budget, [(each, wanted) for each in wider], "reversible") or best
+    return _largest("recommended", budget, [(each, wanted) for each in wider], "reversible", count) or best
 
 
-def _largest(goal: Goal, budget: int, candidates: Sequence[Candidate], way: Memory) -> Choice | None:
+def _largest(goal: Goal, budget: int, candidates: Sequence[Candidate], way: Memory, count: Count) -> Choice | None:
     """The last that fits of candidates that grow.
 
-    Memory is nearly a straight line in what grows, so a line through the nearest counts on both sides tells where to count next.
+    What is not for the weights is nearly as the voxels, channels and blocks, so the largest count that fits tells where to count next.
     """
-
-    @cache
-    def step(index: int) -> Step:
-        network, size = candidates[index]
-        return count_step(make_network(network, way), size)
-
-    if not candidates or step(0).peak > budget:
+    if not candidates or count(candidates[0], way).peak > budget:
         return None
     extents = [_extent(candidate) for candidate in candidates]
-    low, high = 0, len(candidates) - 1
-    if step(high).peak <= budget:
-        low = high
+    low, high = 0, len(candidates)
     while high - low > 1:
-        share = (budget - step(low).peak) / (step(high).peak - step(low).peak)
-        guess = bisect(extents, extents[low] + share * (extents[high] - extents[low])) - 1
+        step = count(candidates[low], way)
+        weights = weight_bytes(step.parameters)
+        guess = bisect(extents, extents[low] * (budget - weights) / (step.peak - weights)) - 1
         middle = min(max(guess, low + 1), high - 1)
-        low, high = (middle, high) if step(middle).peak <= budget else (low, middle)
+        low, high = (middle, high) if count(candidates[middle], way).peak <= budget else (low, middle)
     network, size = candidates[low]
-    return Choice(goal=goal, memory=way, network=network, size=size, step=step(low))
+    return Choice(goal=goal, memory=way, network=network, size=size, step=count(candidates[low], way))
+
+
+def _counter() -> Count:
+    """Counts nothing twice."""
+    known: dict[str, Step] = {}
+
+    def count(candidate: Candidate, way: Memory) -> Step:
+        key = repr((candidate, way))
+        if key not in known:
+            network, size = candidate
+            known[key] = count_step(make_network(network, way), size)
+        return known[key]
+
+    return count
 
 
 def _extent(candidate: Candidate) -> float:
