@@ -40,7 +40,7 @@ def _challenge(cases: Sequence[ScoredCase], config: EvaluateVolumesConfig) -> Co
     if not known:
         return CohortTable(title="Regions of BraTS: these classes are none", columns=columns, rows=[], plain={})
     means = summarise_regions(
-        [case.extra for case in known], patients=[case.patient for case in known], resamples=max(config.bootstrap, 1), seed=config.seed
+        [case.extra for case in known], patients=[case.patient for case in known], resamples=config.bootstrap, seed=config.seed
     )
     rows: list[list[Any]] = [
         [mean.region, mean.dice, mean.sensitivity, mean.specificity, mean.hausdorff_95_mm, mean.challenge_hausdorff_95_mm] for mean in means

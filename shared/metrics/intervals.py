@@ -50,7 +50,7 @@ def bootstrap_interval(
         groups: [N], the patient (video, centre) of each case. Whole groups are then resampled, because frames of one patient resemble
             each other and an interval over frames would be too narrow.
         confidence: between 0 and 1.
-        resamples: number of resampled data sets.
+        resamples: number of resampled data sets; 0 leaves the bounds out.
 
     Raises:
         ValueError: if there are no cases, or ``groups`` has another length.
@@ -65,7 +65,7 @@ def bootstrap_interval(
 
     everything = np.arange(len(members))
     estimate = figure(everything)
-    if len(members) < 2:
+    if len(members) < 2 or not resamples:
         return Interval(estimate=estimate, low=None, high=None, confidence=confidence)
     low, high = _bounds(everything, figure, confidence=confidence, resamples=resamples, seed=seed)
     return Interval(estimate=estimate, low=low, high=high, confidence=confidence)

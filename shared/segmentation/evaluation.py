@@ -242,7 +242,7 @@ def _difference(model: ScoredModel, baseline: ScoredModel, config: EvaluateVolum
         [case.dice for case in model.cases],
         [case.dice for case in baseline.cases],
         groups=[case.patient for case in model.cases],
-        resamples=max(config.bootstrap, 1),
+        resamples=config.bootstrap,
         seed=config.seed,
     )
 

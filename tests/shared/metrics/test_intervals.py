@@ -25,6 +25,11 @@ def test_ninety_percent_is_narrower_than_ninety_five() -> None:
     assert wide.low < narrow.low < narrow.high < wide.high
 
 
+def test_without_resampling_there_is_an_estimate_and_no_bounds() -> None:
+    interval = bootstrap_interval([0.2, 0.4, 0.9], resamples=0)
+    assert (interval.estimate, interval.low, interval.high) == (pytest.approx(0.5), None, None)
+
+
 def test_the_same_seed_gives_the_same_interval() -> None:
     values = np.random.default_rng(0).random(30)
     assert bootstrap_interval(values, resamples=500, seed=4) == bootstrap_interval(values, resamples=500, seed=4)
