@@ -23,7 +23,7 @@ from apps.reversible_unet.config_memory import NetworkConfig
 from apps.reversible_unet.model import Memory, ReversibleUNet, UNet3D
 from shared.attention.measure import fastest_ms, peak_bytes
 
-__all__ = ["Measured", "Step", "count_step", "make_network", "measure_step", "weight_bytes"]
+__all__ = ["Measured", "Step", "count_peak", "count_step", "make_network", "measure_step", "weight_bytes"]
 
 MOMENTS = 2
 """Of each weight, kept by Adam."""
@@ -76,14 +76,17 @@ def make_network(settings: NetworkConfig, memory: Memory, *, device: str = "meta
 
 def count_step(network: ReversibleUNet | UNet3D, size: Sequence[int], *, batch: int = 1) -> Step:
     """Counts a step of a network that is on the meta device, on volumes of this size in voxels; each region's probability is kept too."""
-    parameters = sum(weight.numel() for weight in network.parameters())
-    in_channels = network.stem.in_channels if isinstance(network, ReversibleUNet) else network.in_channels
-    image = torch.empty(batch, in_channels, *size, device="meta")
     kept = _Kept(network)
     with _Living(), torch.autograd.graph.saved_tensors_hooks(kept, lambda value: value):
-        logits = network(image)
+        logits = network(_image(network, size, batch))
         torch.sigmoid(logits)
-    return Step(parameters=parameters, kept=kept.bytes, peak=_passes(network, image) + image.nbytes + weight_bytes(parameters))
+    return Step(parameters=_parameters(network), kept=kept.bytes, peak=count_peak(network, size, batch=batch))
+
+
+def count_peak(network: ReversibleUNet | UNet3D, size: Sequence[int], *, batch: int = 1) -> int:
+    """The peak of ``count_step`` alone, which is sooner counted."""
+    image = _image(network, size, batch)
+    return _passes(network, image) + image.nbytes + weight_bytes(_parameters(network))
 
 
 def weight_bytes(parameters: int) -> int:
@@ -103,6 +106,15 @@ def measure_step(settings: NetworkConfig, memory: Memory, size: Sequence[int]) -
         milliseconds=fastest_ms(step, rounds=1, device=device),
         device=torch.cuda.get_device_name() if device == "cuda" else "CPU",
     )
+
+
+def _image(network: ReversibleUNet | UNet3D, size: Sequence[int], batch: int) -> Tensor:
+    channels = network.stem.in_channels if isinstance(network, ReversibleUNet) else network.in_channels
+    return torch.empty(batch, channels, *size, device="meta")
+
+
+def _parameters(network: nn.Module) -> int:
+    return sum(weight.numel() for weight in network.parameters())
 
 
 def _step(network: nn.Module, image: Tensor) -> Callable[[], object]:

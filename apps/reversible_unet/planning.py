@@ -10,7 +10,7 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
-from apps.reversible_unet.accounting import Step, count_step, make_network, weight_bytes
+from apps.reversible_unet.accounting import count_peak, make_network, weight_bytes
 from apps.reversible_unet.config_memory import NetworkConfig, PlanConfig
 from apps.reversible_unet.memory import GIB, WAYS, show, volumes
 from apps.reversible_unet.model import Memory
@@ -33,7 +33,8 @@ LARGEST = 4
 Goal = Literal["volume", "depth", "width", "recommended"]
 Candidate = tuple[NetworkConfig, tuple[int, int, int]]
 """A network, and a volume in voxels."""
-Count = Callable[[Candidate, Memory], Step]
+Count = Callable[[Candidate, Memory], tuple[int, int]]
+"""Parameters, and bytes at the peak."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,9 @@ class Choice:
     memory: Memory
     network: NetworkConfig
     size: tuple[int, int, int]
-    step: Step
+    parameters: int
+    peak: int
+    """Bytes, counted as ``accounting.Step.peak``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,29 +112,30 @@ def _largest(goal: Goal, budget: int, candidates: Sequence[Candidate], way: Memo
 
     What is not for the weights is nearly as the voxels, channels and blocks, so the largest count that fits tells where to count next.
     """
-    if not candidates or count(candidates[0], way).peak > budget:
+    if not candidates or count(candidates[0], way)[1] > budget:
         return None
     extents = [_extent(candidate) for candidate in candidates]
     low, high = 0, len(candidates)
     while high - low > 1:
-        step = count(candidates[low], way)
-        weights = weight_bytes(step.parameters)
-        guess = bisect(extents, extents[low] * (budget - weights) / (step.peak - weights)) - 1
+        parameters, peak = count(candidates[low], way)
+        weights = weight_bytes(parameters)
+        guess = bisect(extents, extents[low] * (budget - weights) / (peak - weights)) - 1
         middle = min(max(guess, low + 1), high - 1)
-        low, high = (middle, high) if count(candidates[middle], way).peak <= budget else (low, middle)
+        low, high = (middle, high) if count(candidates[middle], way)[1] <= budget else (low, middle)
     network, size = candidates[low]
-    return Choice(goal=goal, memory=way, network=network, size=size, step=count(candidates[low], way))
+    parameters, peak = count(candidates[low], way)
+    return Choice(goal=goal, memory=way, network=network, size=size, parameters=parameters, peak=peak)
 
 
 def _counter() -> Count:
     """Counts nothing twice."""
-    known: dict[str, Step] = {}
+    known: dict[str, tuple[int, int]] = {}
 
-    def count(candidate: Candidate, way: Memory) -> Step:
+    def count(candidate: Candidate, way: Memory) -> tuple[int, int]:
         key = repr((candidate, way))
         if key not in known:
-            network, size = candidate
-            known[key] = count_step(make_network(network, way), size)
+            network = make_network(candidate[0], way)
+            known[key] = (sum(weight.numel() for weight in network.parameters()), count_peak(network, candidate[1]))
         return known[key]
 
     return count
@@ -190,9 +194,9 @@ def _print(console: Console, result: Plan, settings: PlanConfig) -> None:
 
 
 def _cells(choice: Choice) -> list[str]:
-    network, step = choice.network, choice.step
+    network = choice.network
     size, channels = " x ".join(map(str, choice.size)), ",".join(map(str, network.channels))
-    return [choice.memory, choice.goal, size, str(network.encoder_depth), channels, f"{step.parameters:,}", f"{step.peak / GIB:.1f}"]
+    return [choice.memory, choice.goal, size, str(network.encoder_depth), channels, f"{choice.parameters:,}", f"{choice.peak / GIB:.1f}"]
 
 
 def _voxels(size: Sequence[int]) -> int:
