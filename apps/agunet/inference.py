@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from monai.networks.nets import UNet
 from numpy.typing import NDArray
 from torch import nn
 
@@ -98,6 +97,8 @@ def build(model: ModelConfig, labels: Labels) -> nn.Module:
     """
     sizes = {"in_channels": len(labels.task.modalities), "channels": model.channels}
     if model.name == "unet":
+        from monai.networks.nets import UNet  # takes seconds to import, and only this network needs it
+
         return UNet(
             spatial_dims=3,
             out_channels=labels.channels,
