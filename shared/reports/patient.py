@@ -93,7 +93,10 @@ def write_patient_report(
     middle = f"Slices through the largest {subject}." if (values > 0).any() else f"No {subject} was found; slices through the middle."
     report.figure(preview(volume, values, names, channel=channel), f"{middle} {CONVENTION}")
     if (values > 0).any():
-        report.figure(montage(volume, values, names, channel=channel, columns=4, height=260), f"Axial slices from the lowest to the highest {subject}.")
+        report.figure(
+            montage(volume, values, names, channel=channel, columns=4, height=260),
+            f"Axial slices from the lowest to the highest {subject}.",
+        )
     if found:
         report.section(plural[:1].upper() + plural[1:])
         _lesion_table(report, lesions, names, _array(volume, probability), _array(volume, uncertainty), subject)
@@ -207,7 +210,12 @@ def _lesion_table(
 
 
 def _volume_table(
-    report: Report, labels: NDArray[Any], lesions: LesionMap, names: Mapping[int, str], regions: Mapping[str, Sequence[int]], voxel_ml: float
+    report: Report,
+    labels: NDArray[Any],
+    lesions: LesionMap,
+    names: Mapping[int, str],
+    regions: Mapping[str, Sequence[int]],
+    voxel_ml: float,
 ) -> None:
     counted = labels[lesions.numbers > 0]
     everything = max(counted.size, 1)
