@@ -132,8 +132,13 @@ class VolumePrediction:
         names = {"segmentation": f"{stem}_segmentation.nii.gz"}
         write_bytes(folder / names["segmentation"], self.encode(NIFTI))
         if self._is_dicom:
-            names["dicom"] = f"{stem}_dicom_seg.dcm"
-            write_bytes(folder / names["dicom"], self.encode(DICOM))
+            try:
+                content = self.encode(DICOM)
+            except UserError as error:  # anonymisers drop what it must repeat, and the other volumes of a run go on
+                print(error)
+            else:
+                names["dicom"] = f"{stem}_dicom_seg.dcm"
+                write_bytes(folder / names["dicom"], content)
         names["lesions"] = f"{stem}_lesions.csv"
         write_text(folder / names["lesions"], self._table())
         names["overlay"] = f"{stem}_overlay.png"
