@@ -27,7 +27,10 @@ from shared.segmentation.running import growth_volumes, infer_volumes, serve_vol
 __all__ = ["AGUNetPredictor", "PublishedPreparation", "build", "export", "growth", "infer", "serve"]
 
 _NAMES = {"agunet": "AGUNet", "daunet": "DAUNet", "unet": "U-Net (MONAI)"}
-_PAPER = "Bouget et al., Meningioma segmentation in T1-weighted MRI leveraging global context and attention mechanisms, Frontiers in Radiology 2021"
+_PAPER = (
+    "Bouget et al., Meningioma segmentation in T1-weighted MRI leveraging global context and attention mechanisms, "
+    "Frontiers in Radiology 2021"
+)
 
 
 class AGUNetPredictor(VolumePredictor):

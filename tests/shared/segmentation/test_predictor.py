@@ -124,7 +124,7 @@ def test_what_is_saved_is_what_was_asked_for(tmp_path):
     assert np.asarray(probability.dataobj).squeeze().shape == LESION.shape
     assert (tmp_path / files["lesions"]).read_text().splitlines()[0].startswith("lesion,volume_ml,")
     assert "<html" in (tmp_path / files["report"]).read_text()
-    with pytest.raises(UserError, match="is none. Ask for application/x-nifti"):
+    with pytest.raises(UserError, match=r"is none\. Ask for application/x-nifti"):
         prediction.encode(DICOM)
 
 

@@ -59,7 +59,7 @@ def test_another_spacing_keeps_a_thing_where_it_is(affine):
 
 
 def test_what_was_cropped_away_is_surely_background():
-    labels, inner = in_air((14, 11, 9))
+    _, inner = in_air((14, 11, 9))
     volume = Volume(values=(inner * np.arange(1, 10)).astype(np.float32), affine=np.eye(4))
     ready = NativePreparation(PreprocessingConfig(spacing_mm=None, crop=True))(volume)
     everything = np.zeros((5, *ready.image.shape[1:]), np.float32)

@@ -30,7 +30,7 @@ def test_growth_between_two_scans_is_measured_lesion_by_lesion(bundle, tmp_path,
     found = json.loads((tmp_path / "out" / "growth.json").read_text())
     assert found["total"]["before_ml"] == pytest.approx(0.08)
     assert found["total"]["after_ml"] == pytest.approx(0.35)
-    assert [(lesion["fate"], lesion["change"]["after_ml"]) for lesion in found["lesions"]] == [
+    assert [(lesion["fate"], lesion["volume"]["after_ml"]) for lesion in found["lesions"]] == [
         ("same", pytest.approx(0.27)),
         ("new", pytest.approx(0.08)),
     ]
@@ -42,12 +42,12 @@ def test_growth_between_two_scans_is_measured_lesion_by_lesion(bundle, tmp_path,
 
 def test_what_is_no_date_and_what_is_no_scan_is_named(bundle, tmp_path):
     path = write_volume(tmp_path / "a.nii.gz", scan(block((2, 2, 2), (4, 4, 4))).values)
-    with pytest.raises(UserError, match="--date_after 31.12.2024: is no date; write it as 2024-03-31"):
+    with pytest.raises(UserError, match=r"--date_after 31\.12\.2024: is no date; write it as 2024-03-31"):
         growth_volumes(
             BrightPredictor,
             GrowthConfig(model=bundle, before=path, after=path, output=tmp_path / "out", date_after="31.12.2024", device="cpu"),
         )
-    with pytest.raises(InputError, match="none.nii"):
+    with pytest.raises(InputError, match=r"none\.nii"):
         growth_volumes(BrightPredictor, GrowthConfig(model=bundle, before=path, after=tmp_path / "none.nii", output=tmp_path / "out"))
 
 

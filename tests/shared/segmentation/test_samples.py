@@ -104,5 +104,5 @@ def test_volumes_are_prepared_once_and_unusable_ones_are_said(tmp_path, capsys):
     made = (ready.folder / "image.npy").stat().st_mtime_ns
     prepare_volumes(volumes, PREPARE, LABELS, folder=tmp_path / "kept")
     assert (ready.folder / "image.npy").stat().st_mtime_ns == made
-    with pytest.raises(UserError, match="none of 1 labelled volumes could be used; the first: .*every voxel is 5"):
+    with pytest.raises(UserError, match=r"none of 1 labelled volumes could be used; the first: .*every voxel is 5"):
         prepare_volumes(volumes[1:], PREPARE, LABELS, folder=tmp_path / "none")
