@@ -167,9 +167,9 @@ CONTRACT = Contract(
     unseen=lambda folder: phantoms(folder, seed=999, count=4),
     train=lambda data, run: [
         *("train", "--data.root", data, "--output", run, "--data.validation", 0.2),
-        *("--model.channels", "[8,16,32]", "--model.momentum", 0.1, "--preprocessing.spacing_mm", json.dumps([float(SPACING_MM)] * 3)),
+        *("--model.channels", "[8,16,32]", "--model.momentum", 0.1, "--preprocessing.spacing_mm", "[6.0,6.0,6.0]"),
         *("--window.size", "[32,32,32]", "--sampling.patches", 1, "--sampling.foreground", 0.8, "--sampling.augment", "false"),
-        *("--fit.epochs", 24, "--fit.batch_size", 2, "--fit.optimizer.name", "adamw", "--fit.optimizer.lr", 4e-3),
+        *("--fit.epochs", 16, "--fit.batch_size", 2, "--fit.optimizer.name", "adamw", "--fit.optimizer.lr", 4e-3),
         *("--fit.schedule.name", "cosine", "--fit.schedule.warmup", 5),
     ],
     few_epochs=["--fit.epochs", 4, "--window.size", "[16,16,16]"],

@@ -1,6 +1,7 @@
 """From a bundle to a segmentation on the volume's own voxels."""
 
 import gzip
+import io
 from dataclasses import replace
 
 import nibabel
@@ -140,9 +141,8 @@ def test_nothing_found_is_an_answer_too(tmp_path):
 
 def test_of_a_dicom_series_there_is_a_segmentation_that_refers_to_it(tmp_path):
     pytest.importorskip("highdicom")
-    stored = scan(LESION).values.astype(np.int16)
-    for number, content in enumerate(dicom_files(stored, AFFINE)):
-        (tmp_path / "series" / f"{number}.dcm").parent.mkdir(exist_ok=True)
+    (tmp_path / "series").mkdir()
+    for number, content in enumerate(dicom_files(scan(LESION).values.astype(np.int16), AFFINE)):
         (tmp_path / "series" / f"{number}.dcm").write_bytes(content)
     prediction = bright_predictor().predict(tmp_path / "series")
     files = prediction.save(tmp_path, "a")
@@ -158,10 +158,11 @@ def test_of_a_dicom_series_there_is_a_segmentation_that_refers_to_it(tmp_path):
 def test_a_series_that_cannot_carry_a_dicom_segmentation_still_gets_its_nifti(tmp_path, capsys):
     """Anonymisers drop what DICOM SEG must repeat; a run over many volumes goes on."""
     pytest.importorskip("highdicom")
-    stored = scan(LESION).values.astype(np.int16)
-    for number, content in enumerate(dicom_files(stored, AFFINE, FrameOfReferenceUID="")):
-        (tmp_path / "series" / f"{number}.dcm").parent.mkdir(exist_ok=True)
-        (tmp_path / "series" / f"{number}.dcm").write_bytes(content)
+    (tmp_path / "series").mkdir()
+    for number, content in enumerate(dicom_files(scan(LESION).values.astype(np.int16), AFFINE)):
+        image = pydicom.dcmread(io.BytesIO(content))
+        del image.FrameOfReferenceUID
+        image.save_as(tmp_path / "series" / f"{number}.dcm")
     prediction = bright_predictor().predict(tmp_path / "series")
     files = prediction.save(tmp_path, "a")
     assert "dicom" not in files
