@@ -12,14 +12,9 @@ from shared.segmentation.config import (
     GrowthConfig,
     HeadPhantomConfig,
     InferVolumesConfig,
-    PreprocessingConfig,
-    SamplingConfig,
-    TaskConfig,
-    VolumeDataConfig,
-    WindowConfig,
+    TrainVolumesConfig,
 )
 from shared.serving.config import ServeConfig
-from shared.training.config import FitConfig
 
 __all__ = [
     "AGUNetConvertConfig",
@@ -87,28 +82,14 @@ class LossConfig:
 
 
 @dataclass(kw_only=True)
-class TrainConfig:
+class TrainConfig(TrainVolumesConfig):
     """Train on labelled volumes."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
-    task: TaskConfig = field(default_factory=TaskConfig)
-    data: VolumeDataConfig = field(default_factory=VolumeDataConfig)
-    preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
     published: PublishedConfig | None = None
     """Train as published, on whole heads of one size; then preprocessing and window do not count."""
-    window: WindowConfig = field(default_factory=lambda: WindowConfig(size=(96, 96, 96)))
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
-    fit: FitConfig = field(default_factory=lambda: FitConfig(batch_size=2))
-    """How long, on what, in which precision: the same for every app."""
-    minimum_ml: NonNegativeFloat = 0.0
-    """The bundle drops lesions smaller than this."""
-    lesion: bool = True
-    """Whether the classes are parts of lesions, or anatomy."""
     output: Path = Path("runs/agunet")
-    """The run folder: settings, logs, checkpoints, a report, and the bundle in model/."""
-    resume: Path | None = None
-    """A run folder: go on from its last checkpoint, with its settings."""
 
 
 @dataclass(kw_only=True)

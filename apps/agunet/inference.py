@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.networks.nets import UNet
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from apps.agunet.config import AGUNetServeConfig, ExportConfig, GrowthConfig, InferVolumesConfig, ModelConfig, PublishedConfig
 from apps.agunet.model import AGUNet, DAUNet, PublishedChannelAttention
 from apps.agunet.prepost import Preparation, prepare, resize_labels, restore_probability
-from shared.attention import ChannelAttention
+from shared.attention import ChannelAttention, record
+from shared.attention.gate import ConcatenationGate
 from shared.imaging.volumes import Volume, restore_labels
+from shared.inference.sliding import sliding_window
 from shared.segmentation.card import volume_card
 from shared.segmentation.export import export_volumes
 from shared.segmentation.labels import Labels
@@ -27,7 +31,10 @@ from shared.segmentation.running import growth_volumes, infer_volumes, serve_vol
 __all__ = ["AGUNetPredictor", "PublishedPreparation", "build", "export", "growth", "infer", "serve"]
 
 _NAMES = {"agunet": "AGUNet", "daunet": "DAUNet", "unet": "U-Net (MONAI)"}
-_PAPER = "Bouget et al., Meningioma segmentation in T1-weighted MRI leveraging global context and attention mechanisms, Frontiers in Radiology 2021"
+_PAPER = (
+    "Bouget et al., Meningioma segmentation in T1-weighted MRI leveraging global context and attention mechanisms, "
+    "Frontiers in Radiology 2021"
+)
 
 
 class AGUNetPredictor(VolumePredictor):
@@ -57,6 +64,38 @@ class AGUNetPredictor(VolumePredictor):
         """Our own, or the published one."""
         published = self.model.get("published")
         return NativePreparation(self.settings.preprocessing) if published is None else PublishedPreparation(preparation_of(published))
+
+    def attention(self, source: Path | str | Volume) -> dict[str, NDArray[np.float32]]:
+        """What each attention gate lets through of its skip connection, [X, Y, Z] on the volume's own voxels, 0 (nothing) to 1.
+
+        By "1/1", "1/2", ...: the gate's resolution, the full one first. Empty for networks without gates. Where the network has not looked
+        it is 0.
+        """
+        prepared = self.prepare(source if isinstance(source, Volume) else self.read(Path(source)))
+        network = self.build(self.model, self.classes)
+        network.load_state_dict(self.weights)
+        network.eval().to(self.device)
+        gates = [name for name, module in network.named_modules() if isinstance(module, ConcatenationGate)]
+        if not gates:
+            return {}
+
+        def answer(windows: Tensor) -> Tensor:
+            with record(network, where="decoder.*.gate") as maps:
+                network(windows)
+            return torch.cat([F.interpolate(maps[name].dense(), size=windows.shape[2:], mode="trilinear") for name in gates], dim=1)
+
+        window = self.settings.window
+        with torch.inference_mode():
+            maps = sliding_window(
+                torch.from_numpy(prepared.image),
+                answer,
+                window=window.size,
+                batch_size=self.options.batch_size,
+                overlap=window.overlap,
+                device=self.device,
+            )
+        restored = np.clip(prepared.restore(maps.cpu().numpy(), (0.0,) * len(gates)), 0, 1)
+        return {f"1/{2**level}": each for level, each in enumerate(restored)}
 
 
 @dataclass(frozen=True)
@@ -95,6 +134,8 @@ def build(model: ModelConfig, labels: Labels) -> nn.Module:
     """
     sizes = {"in_channels": len(labels.task.modalities), "channels": model.channels}
     if model.name == "unet":
+        from monai.networks.nets import UNet  # takes seconds to import, and only this network needs it
+
         return UNet(
             spatial_dims=3,
             out_channels=labels.channels,

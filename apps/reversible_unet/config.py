@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from apps.reversible_unet.config_memory import MemoryConfig, PlanConfig
-from shared.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
+from shared.config import Fraction, PositiveFloat, PositiveInt
 from shared.inference.config import ConvertConfig
 from shared.segmentation.config import (
     EvaluateVolumesConfig,
@@ -13,10 +13,8 @@ from shared.segmentation.config import (
     GrowthConfig,
     HeadPhantomConfig,
     InferVolumesConfig,
-    PreprocessingConfig,
-    SamplingConfig,
     TaskConfig,
-    VolumeDataConfig,
+    TrainVolumesConfig,
     WindowConfig,
 )
 from shared.serving.config import ServeConfig
@@ -66,7 +64,7 @@ class ModelConfig:
     drop_path: Fraction = 0.0
     """How often, in training, a volume passes half a block by."""
     inner_groups: PositiveInt | None = None
-    """Groups of the normalisations; by default the largest number that fits all widths, for the published widths the published one."""
+    """Groups of the normalisations; by default the largest number that fits all widths, and for the published widths the published one."""
     memory: Literal["plain", "checkpoint", "reversible"] = "reversible"
     """How gradients are had: all activations kept, those between blocks, or those between levels. The weights and answers are the same."""
 
@@ -80,26 +78,15 @@ class LossConfig:
 
 
 @dataclass(kw_only=True)
-class TrainConfig:
+class TrainConfig(TrainVolumesConfig):
     """Train on labelled volumes."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     task: TaskConfig = field(default_factory=brats_task)
-    data: VolumeDataConfig = field(default_factory=VolumeDataConfig)
-    preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
     window: WindowConfig = field(default_factory=lambda: WindowConfig(size=(128, 128, 128)))
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     fit: FitConfig = field(default_factory=lambda: FitConfig(batch_size=1))
-    """How long, on what, in which precision: the same for every app."""
-    minimum_ml: NonNegativeFloat = 0.0
-    """The bundle drops lesions smaller than this."""
-    lesion: bool = True
-    """Whether the classes are parts of lesions, or anatomy."""
     output: Path = Path("runs/reversible_unet")
-    """The run folder: settings, logs, checkpoints, a report, and the bundle in model/."""
-    resume: Path | None = None
-    """A run folder: go on from its last checkpoint, with its settings."""
 
 
 @dataclass(kw_only=True)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from monai.networks.nets import UNet
 from torch import nn
 
 from apps.reversible_unet.blocks import Half, PreactivatedConv, bottlenecks
@@ -62,6 +61,8 @@ def build(model: ModelConfig, labels: Labels) -> nn.Module:
         "channels": model.channels,
     }
     if model.name == "unet":
+        from monai.networks.nets import UNet  # takes seconds to import, and only this network needs it
+
         return UNet(spatial_dims=3, strides=[2] * (len(model.channels) - 1), num_res_units=2, **sizes)
     if model.name == "unet3d":
         return UNet3D(groups=model.inner_groups, memory="plain" if model.memory == "reversible" else model.memory, **sizes)

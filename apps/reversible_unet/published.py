@@ -75,7 +75,7 @@ def read_published(path: Path | str) -> Published:
 
 
 def convert(config: ConvertConfig) -> None:
-    """Writes a bundle of a checkpoint of the released program, with its threshold of 0.5 and whole volumes of 160 x 192 x 160 voxels."""
+    """Writes a bundle of a checkpoint of the released program, with its threshold of 0.5 and its size of 160 x 192 x 160."""
     published = read_published(config.published)
     settings = dict(published.settings)
     channels, regions = settings.pop("in_channels"), settings.pop("out_channels")

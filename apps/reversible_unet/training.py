@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import Any
 
-import lightning.pytorch as pl
 import torch.nn.functional as F
 from monai.losses import DiceLoss
 from torch import Tensor, nn
@@ -13,75 +12,32 @@ from torch import Tensor, nn
 from apps.reversible_unet.config import LossConfig, TrainConfig
 from apps.reversible_unet.inference import ReversibleUNetPredictor, build
 from apps.reversible_unet.losses import SMOOTH, dice_loss, published_dice_loss, published_squared_dice_loss
-from shared.bundle import provenance
 from shared.config import plain
 from shared.errors import UserError
 from shared.phantoms.head_settings import HeadSettings
-from shared.segmentation.cases import describe, divide
-from shared.segmentation.config import check_task
 from shared.segmentation.labels import Labels
 from shared.segmentation.predictor import Options, SegmentationSettings
 from shared.segmentation.preparation import NativePreparation
-from shared.segmentation.report import write_training_report
-from shared.segmentation.training import Loss, forget_prepared, train_volumes, training_data
-from shared.training.fit import new_run
+from shared.segmentation.training import Loss, train_volumes
 
-__all__ = ["train"]
+__all__ = ["loss_of", "train"]
 
 
 def train(config: TrainConfig) -> None:
     """Trains and leaves a run folder with a bundle in ``model/``; see README.md of this app for the recipes."""
-    folder = config.resume or config.output
-    check_task(config.task)
-    labels = Labels(config.task)
-    loss = loss_of(config.loss, labels)
-    new_run(folder, config, resume=config.resume)
-    volumes = training_data(config.data, config.task, seed=config.fit.seed, phantoms=HeadSettings(kind="glioma", skull_stripped=True))
-    training, validation = divide(volumes, config.data, seed=config.fit.seed)
-    print(f"{config.data.root}: {len(training)} volumes to train on, {len(validation)} to validate on")
 
-    pl.seed_everything(config.fit.seed, verbose=False)
-    try:
-        network = build(config.model, labels)
-    except ValueError as error:
-        raise UserError(f"model: {error}") from error
-    trained = train_volumes(
-        network,
+    def bundled(network: nn.Module, settings: SegmentationSettings, facts: dict[str, Any]) -> ReversibleUNetPredictor:
+        return ReversibleUNetPredictor(network, model=plain(config.model), settings=settings, facts=facts, options=Options(device="auto"))
+
+    train_volumes(
+        config,
+        network=lambda labels: build(config.model, labels),
         outputs=_output,
-        loss=loss,
-        labels=labels,
+        loss=loss_of(config.loss, Labels(config.task)),
         prepare=NativePreparation(config.preprocessing),
-        volumes=(training, validation),
-        window=config.window,
-        sampling=config.sampling,
-        config=config.fit,
-        folder=folder,
-        resume=config.resume is not None,
+        phantoms=HeadSettings(kind="glioma", skull_stripped=True),
+        bundled=bundled,
     )
-    if not trained.run.leads:
-        return
-    settings = SegmentationSettings(
-        task=config.task,
-        preprocessing=config.preprocessing,
-        window=config.window,
-        flip_axes=config.sampling.flip_axes,
-        threshold=trained.threshold,
-        minimum_ml=config.minimum_ml,
-        lesion=config.lesion,
-    )
-    facts = provenance(
-        seed=config.fit.seed,
-        **describe(config.data.root, volumes),
-        best_epoch=trained.run.epoch,
-        volumes=[len(training), len(validation)],
-        metrics={"dice": trained.dice, "validation": trained.run.score},
-    )
-    model = plain(replace(config.model, memory="plain" if config.model.name != "reversible_unet" else config.model.memory))
-    predictor = ReversibleUNetPredictor(network, model=model, settings=settings, facts=facts, options=Options(device="auto"))
-    predictor.save_bundle(folder / "model")
-    report = write_training_report(folder, trained, predictor, validation)
-    forget_prepared(folder)
-    print(f"best epoch {trained.run.epoch}: validation Dice {trained.run.score:.3f}. Model: {folder / 'model'}, report: {report}")
 
 
 def loss_of(config: LossConfig, labels: Labels) -> Loss:

@@ -1,4 +1,4 @@
-"""A report as one HTML file that a person can mail, print and keep: pictures inside, nothing fetched; no script but the viewer of 3-D scenes.
+"""A report as one HTML file that a person can mail, print and keep: pictures inside, nothing fetched, no script but for 3-D scenes.
 
     report = Report("PraNet on Kvasir-SEG", subtitle="20 held-out frames", details={"Model": "runs/kvasir/model"})
     report.facts({"Mean Dice": interval})

@@ -170,8 +170,8 @@ def write_growth_report(
         report.text(f"Neither scan shows a {subject}.")
     if unseen:
         report.text(
-            f"What is **out of view** lies where the other scan does not reach. Whether that {subject} is still there, or was there before, "
-            "cannot be said; it is left out of the total."
+            f"What is **out of view** lies where the other scan does not reach. Whether that {subject} is still there, or was there "
+            "before, cannot be said; it is left out of the total."
         )
     _scene(report, both_surfaces(before, after, channel=channel), "After, and within it before.")
     report.write(path)

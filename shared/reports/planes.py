@@ -90,7 +90,7 @@ class Viewed:
     def best_slices(self) -> dict[Plane, int]:
         """For each plane, the slice in which the largest lesion is largest; without labels, the middle of what is in the image."""
         numbers, sizes = connected_components(self.labels > 0, neighbours=26)
-        shown = numbers == 1 if len(sizes) else solid(self.image.values, self.window)
+        shown: NDArray[np.bool_] = np.asarray(numbers == 1) if len(sizes) else solid(self.image.values, self.window)
         if not shown.any():
             return {plane: self.count(plane) // 2 for plane in PLANES}
         if not len(sizes):

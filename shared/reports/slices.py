@@ -231,7 +231,7 @@ def _panel(shown: Viewed, plane: Plane, index: int, draw: Draw, *, pixel_mm: flo
     picture = Image.fromarray(draw(plane, index, shown.grey(plane, index, (rows, columns))))
     pen = ImageDraw.Draw(picture)
     bold = font(points, "DejaVuSansMono-Bold")  # in which an I is not just a bar
-    left, right, top, bottom = LETTERS[plane]
+    left, right, top, bottom = tuple(LETTERS[plane])
     edge = points / 3
     for letter, place, anchor in (
         (left, (edge, rows / 2), "lm"),

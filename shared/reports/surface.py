@@ -162,7 +162,7 @@ def _painted(
         normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
         light = np.clip(normals @ LIGHT, 0, 1)[:, None]
         dark = 0.3 if mesh.opacity == 1 else 0.6
-        color = np.float32(mesh.color) * (dark + (1 - dark) * light) + 60 * light**24
+        color = np.asarray(mesh.color, np.float32) * (dark + (1 - dark) * light) + 60 * light**24
         rim = (1 - np.clip(np.abs(normals[:, 2]), 0, 1)) ** 2
         alpha = np.ones(len(rim)) if mesh.opacity == 1 else mesh.opacity + (min(1.0, 4 * mesh.opacity) - mesh.opacity) * rim
         sides = placed[:, 1:, :2] - placed[:, :1, :2]

@@ -98,6 +98,7 @@ def recall_by_size(bins: Mapping[str, Sequence[VolumeBin]], *, subject: str = "t
                 ha="center",
                 fontsize=SMALL_POINTS,
                 color=INK,
+                bbox={"facecolor": tint(color), "edgecolor": "none", "pad": 1},
             )
     axis.set_xticks(range(len(edges)), [_range(low, high) for low, high in edges], color=INK)
     axis.set(xlabel=f"Volume of the {subject} (ml)", ylabel=f"Part of the {subject} found", ylim=(0, 1.02), xlim=(-0.6, len(edges) - 0.4))

@@ -10,6 +10,7 @@ from shared.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFl
 from shared.errors import UserError
 from shared.inference.config import ComputeConfig, InferConfig
 from shared.phantoms.head_settings import HeadSequence, LesionKind
+from shared.training.config import FitConfig
 
 __all__ = [
     "EvaluateVolumesConfig",
@@ -20,8 +21,10 @@ __all__ = [
     "PreprocessingConfig",
     "SamplingConfig",
     "TaskConfig",
+    "TrainVolumesConfig",
     "VolumeDataConfig",
     "WindowConfig",
+    "check_task",
 ]
 
 Normalisation = Literal["foreground", "all", "range"]
@@ -95,6 +98,27 @@ class VolumeDataConfig:
     fold: NonNegativeInt | None = None
     """Of a cross-validation: keep this of ``folds`` parts for validation instead of ``validation``."""
     folds: PositiveInt = 5
+
+
+@dataclass(kw_only=True)
+class TrainVolumesConfig:
+    """What every training on volumes has, besides the network and the loss."""
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    data: VolumeDataConfig = field(default_factory=VolumeDataConfig)
+    preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
+    window: WindowConfig = field(default_factory=WindowConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    fit: FitConfig = field(default_factory=lambda: FitConfig(batch_size=2))
+    """How long, on what, in which precision: the same for every app."""
+    minimum_ml: NonNegativeFloat = 0.0
+    """The bundle drops lesions smaller than this."""
+    lesion: bool = True
+    """Whether the classes are parts of lesions, or anatomy."""
+    output: Path
+    """The run folder: settings, logs, checkpoints, a report, and the bundle in model/."""
+    resume: Path | None = None
+    """A run folder: go on from its last checkpoint, with its settings."""
 
 
 @dataclass(kw_only=True)

@@ -24,8 +24,6 @@ from shared.imaging.volumes import (
     Volume,
     encode_labels,
     encode_segmentation,
-    result_suffix,
-    write_labels,
     write_volume,
 )
 from shared.metrics.lesions import LesionMap, find_lesions
@@ -125,28 +123,32 @@ class VolumePrediction:
         }
 
     def save(self, folder: Path, stem: str) -> dict[str, str]:
-        """Writes the segmentation in the source's format and grid (for DICOM a SEG as well), measurements of each lesion, a picture, and
-        what ``kept`` says.
+        """Writes the segmentation as ``encode`` makes it (gzipped NIfTI on the source's voxels; for DICOM a SEG as well), measurements of
+        each lesion, a picture, and what ``kept`` says.
 
         Raises:
             UserError: if a file cannot be written; no half-written one stays.
         """
-        suffix = result_suffix(self.volume)
-        names = {"segmentation": f"{stem}_segmentation{suffix}"}
-        write_labels(folder / names["segmentation"], self.labels, like=self.volume)
+        names = {"segmentation": f"{stem}_segmentation.nii.gz"}
+        write_bytes(folder / names["segmentation"], self.encode(NIFTI))
         if self._is_dicom:
-            names["dicom"] = f"{stem}_segmentation.dcm"
-            write_bytes(folder / names["dicom"], self.encode(DICOM))
+            try:
+                content = self.encode(DICOM)
+            except UserError as error:  # anonymisers drop what it must repeat, and the other volumes of a run go on
+                print(error)
+            else:
+                names["dicom"] = f"{stem}_dicom_seg.dcm"
+                write_bytes(folder / names["dicom"], content)
         names["lesions"] = f"{stem}_lesions.csv"
         write_text(folder / names["lesions"], self._table())
         names["overlay"] = f"{stem}_overlay.png"
         write_bytes(folder / names["overlay"], self.preview())
         if self.kept.uncertainty:
-            names["uncertainty"] = f"{stem}_uncertainty{suffix}"
+            names["uncertainty"] = f"{stem}_uncertainty.nii.gz"
             # Steps of a hundredth, or noise in the last digits would make the file ten times as large.
             write_volume(folder / names["uncertainty"], np.round(self.uncertainty, 2), like=self.volume)
         if self.kept.probability:
-            names["probability"] = f"{stem}_probability{suffix}"
+            names["probability"] = f"{stem}_probability.nii.gz"
             write_volume(folder / names["probability"], self.probability, like=self.volume)
         if self.kept.report:
             names["report"] = f"{stem}_report.html"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shared.errors import InputError
 from shared.explain.overlay import AGREEMENT_COLORS
@@ -12,9 +12,11 @@ from shared.inference.run import Outcome
 from shared.reports.figures import read_metrics, training_curves
 from shared.reports.html import Link, Report
 from shared.reports.slices import agreement
-from shared.segmentation.cases import LabelledVolume, read_labelled
+from shared.segmentation.cases import read_labelled
 from shared.segmentation.predictor import VolumePredictor
-from shared.segmentation.training import Trained
+
+if TYPE_CHECKING:
+    from shared.segmentation.training import Trained
 
 __all__ = ["write_inference_report", "write_training_report"]
 
@@ -22,17 +24,17 @@ SHOWN = 24
 VALIDATION_SHOWN = 8
 
 
-def write_training_report(folder: Path, trained: Trained, predictor: VolumePredictor, validation: list[LabelledVolume]) -> Path:
+def write_training_report(folder: Path, trained: Trained, predictor: VolumePredictor) -> Path:
     """``folder/report.html``: curves, validation figures, and some validation volumes with what was found in them."""
     report = Report(f"Training of {predictor.name}")
     dice = {f"validation Dice, {name}": value for name, value in trained.dice.items()}
-    report.facts({**dice, "threshold": trained.threshold, "volumes to train on": trained.training})
+    report.facts({**dice, "threshold": trained.threshold, "volumes to train on": len(trained.volumes[0])})
     report.section("Curves")
     curves = training_curves(read_metrics(folder / "metrics.csv", x="epoch"), x_label="Epoch")
     report.figure(curves, caption=f"The weights are those of epoch {trained.run.epoch}. Dice is on the network's voxels, at 0.5.")
     report.section("Validation volumes")
     pictures = []
-    for one in validation[:VALIDATION_SHOWN]:
+    for one in trained.volumes[1][:VALIDATION_SHOWN]:
         try:
             image, truth = read_labelled(one, predictor.classes)
             pictures.append((agreement(image, predictor.predict(image).labels, truth.values), one.name))

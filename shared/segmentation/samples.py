@@ -165,7 +165,7 @@ class TrainingWindows:
         transforms = augmentation(self.config, self.size)
         transforms.set_random_state(seed=seed)
         changed = transforms(window)
-        return {name: torch.as_tensor(np.asarray(value)).contiguous() for name, value in changed.items()}
+        return {name: torch.as_tensor(np.asarray(value)).to(window[name].dtype).contiguous() for name, value in changed.items()}
 
 
 class WholeVolumes(torch.utils.data.Dataset[Batch]):

@@ -16,22 +16,25 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from shared.bundle import provenance
 from shared.errors import UserError
 from shared.files import atomic_folder
 from shared.inference.sliding import sliding_window
 from shared.metrics.segmentation import confusion
 from shared.phantoms.head import write_heads
 from shared.phantoms.head_settings import HeadSettings
-from shared.segmentation.cases import LabelledVolume, labelled_volumes
-from shared.segmentation.config import SamplingConfig, TaskConfig, VolumeDataConfig, WindowConfig
+from shared.segmentation.cases import LabelledVolume, describe, divide, labelled_volumes
+from shared.segmentation.config import TaskConfig, TrainVolumesConfig, VolumeDataConfig, WindowConfig, check_task
 from shared.segmentation.labels import Labels
+from shared.segmentation.predictor import SegmentationSettings, VolumePredictor
 from shared.segmentation.preparation import Prepare
+from shared.segmentation.report import write_training_report
 from shared.segmentation.samples import Batch, PreparedVolume, TrainingWindows, WholeVolumes, prepare_volumes
 from shared.training.config import FitConfig
-from shared.training.fit import Run, configure_optimizers, fit
+from shared.training.fit import Run, configure_optimizers, fit, new_run
 from shared.training.loader import TrainingLoader
 
-__all__ = ["Trained", "VolumeTraining", "fit_threshold", "forget_prepared", "train_volumes", "training_data"]
+__all__ = ["Loss", "Outputs", "Trained", "VolumeTraining", "fit_threshold", "train_volumes"]
 
 Outputs = Callable[[nn.Module, Tensor], Sequence[Tensor]]
 """The network, and a batch of windows [B, C, *size] -> logits, the full resolution first."""
@@ -49,8 +52,8 @@ class Trained:
     threshold: float
     dice: dict[str, float]
     """Mean over the validation volumes of each class, on the network's voxels, at the threshold."""
-    training: int
-    validation: list[PreparedVolume]
+    volumes: tuple[list[LabelledVolume], list[LabelledVolume]]
+    """For training and for validation; some may have been left out."""
 
 
 class VolumeTraining(pl.LightningModule):
@@ -98,64 +101,104 @@ class VolumeTraining(pl.LightningModule):
 
 
 def train_volumes(
-    network: nn.Module,
+    config: TrainVolumesConfig,
     *,
+    network: Callable[[Labels], nn.Module],
     outputs: Outputs,
     loss: Loss,
-    labels: Labels,
     prepare: Prepare,
-    volumes: tuple[Sequence[LabelledVolume], Sequence[LabelledVolume]],
-    window: WindowConfig,
-    sampling: SamplingConfig,
-    config: FitConfig,
-    folder: Path,
-    resume: bool,
-) -> Trained:
-    """Prepares, trains, and fits the threshold on the validation volumes. The network has the best epoch's weights in the end.
+    phantoms: HeadSettings,
+    bundled: Callable[[nn.Module, SegmentationSettings, dict[str, Any]], VolumePredictor],
+) -> None:
+    """A whole training: data, network, threshold, bundle and report, in the run folder.
 
     Args:
-        volumes: for training and for validation.
-        folder: the run folder; prepared volumes lie in it until the training is finished.
-        resume: go on from its last checkpoint.
+        config: what the app's settings have in common with every other's; all of it is written down.
+        network: makes the network, with fresh weights, once the seed is set. May raise ValueError.
+        outputs, loss: see ``VolumeTraining``.
+        prepare: the way to the network's input.
+        phantoms: which are made where ``config`` asks for phantoms.
+        bundled: the predictor of the trained network, its settings and its provenance.
 
     Raises:
-        UserError: as ``prepare_volumes`` and ``fit``.
+        UserError: if the settings contradict each other, there is no data, or as ``fit``.
     """
-    store = folder / "prepared"
+    folder, labels, resume = config.resume or config.output, Labels(config.task), config.resume is not None
+    check_task(config.task)
+    if not config.window.overlap < 1:
+        raise UserError(f"window.overlap is {config.window.overlap}; it must be below 1, such as 0.5.")
+    new_run(folder, config, resume=config.resume)
+    volumes = _labelled(config.data, config.task, seed=config.fit.seed, phantoms=phantoms)
+    parts = divide(volumes, config.data, seed=config.fit.seed)
+    print(f"{config.data.root}: {len(parts[0])} volumes to train on, {len(parts[1])} to validate on")
+    pl.seed_everything(config.fit.seed, verbose=False)
+    try:
+        trainable = network(labels).to(memory_format=torch.channels_last_3d)
+    except ValueError as error:
+        raise UserError(f"model: {error}") from error
+    module = VolumeTraining(trainable, outputs=outputs, loss=loss, labels=labels, window=config.window, config=config.fit)
+    trained = _trained(module, parts, prepare, config, folder=folder, resume=resume)
+    if trained is None:
+        return
+    settings = SegmentationSettings(
+        task=config.task,
+        preprocessing=config.preprocessing,
+        window=config.window,
+        flip_axes=config.sampling.flip_axes,
+        threshold=trained.threshold,
+        minimum_ml=config.minimum_ml,
+        lesion=config.lesion,
+    )
+    facts = provenance(
+        seed=config.fit.seed,
+        **describe(config.data.root, volumes),
+        best_epoch=trained.run.epoch,
+        volumes=[len(part) for part in parts],
+        metrics={"dice": trained.dice, "validation": trained.run.score},
+    )
+    predictor = bundled(trainable, settings, facts)
+    predictor.save_bundle(folder / "model")
+    report = write_training_report(folder, trained, predictor)
+    shutil.rmtree(folder / "prepared", ignore_errors=True)
+    print(f"best epoch {trained.run.epoch}: validation Dice {trained.run.score:.3f}. Model: {folder / 'model'}, report: {report}")
+
+
+def _trained(
+    module: VolumeTraining,
+    volumes: tuple[list[LabelledVolume], list[LabelledVolume]],
+    prepare: Prepare,
+    config: TrainVolumesConfig,
+    *,
+    folder: Path,
+    resume: bool,
+) -> Trained | None:
+    """Prepares, fits, and chooses the threshold; None in all but one process of a parallel training."""
     training, validation = (
-        prepare_volumes(part, prepare, labels, folder=store / name) for name, part in zip(("training", "validation"), volumes, strict=True)
+        prepare_volumes(part, prepare, module.labels, folder=folder / "prepared" / name)
+        for name, part in zip(("training", "validation"), volumes, strict=True)
     )
     loader = TrainingLoader(
-        TrainingWindows(training, size=window.size, config=sampling),
-        batch_size=config.batch_size,
-        seed=config.seed,
-        workers=config.workers,
+        TrainingWindows(training, size=config.window.size, config=config.sampling),
+        batch_size=config.fit.batch_size,
+        seed=config.fit.seed,
+        workers=config.fit.workers,
     )
-    network.to(memory_format=torch.channels_last_3d)
-    module = VolumeTraining(network, outputs=outputs, loss=loss, labels=labels, window=window, config=config)
     checks = DataLoader(WholeVolumes(validation), batch_size=1)
-    run = fit(module, loader, checks, config, folder=folder, monitor="val_dice", resume=resume)
-    threshold, dice = fit_threshold(network, validation, labels, window, batch_size=config.batch_size) if run.leads else (0.5, {})
-    return Trained(run=run, threshold=threshold, dice=dice, training=len(training), validation=validation)
+    run = fit(module, loader, checks, config.fit, folder=folder, monitor="val_dice", resume=resume)
+    if not run.leads:
+        return None
+    threshold, dice = fit_threshold(module.network, validation, module.labels, config.window, batch_size=config.fit.batch_size)
+    return Trained(run=run, threshold=threshold, dice=dice, volumes=volumes)
 
 
-def training_data(config: VolumeDataConfig, task: TaskConfig, *, seed: int, phantoms: HeadSettings) -> list[LabelledVolume]:
-    """The labelled volumes of ``config.root``, where phantoms are made first if it asks for some and does not exist yet.
-
-    Args:
-        phantoms: which; their shape and spacing are those of ``config``.
-    """
+def _labelled(config: VolumeDataConfig, task: TaskConfig, *, seed: int, phantoms: HeadSettings) -> list[LabelledVolume]:
+    """The labelled volumes of ``config.root``, where phantoms are made first if it asks for some and does not exist yet."""
     if config.phantoms and not config.root.exists():
         print(f"{config.root}: making {config.phantoms} head phantoms")
         settings = dataclasses.replace(phantoms, shape=config.phantom_shape, spacing_mm=config.phantom_spacing_mm)
         with atomic_folder(config.root) as folder:
             write_heads(folder, count=config.phantoms, seed=seed, settings=settings)
     return labelled_volumes(config.root, task)
-
-
-def forget_prepared(folder: Path) -> None:
-    """Removes what ``train_volumes`` kept in the run folder."""
-    shutil.rmtree(folder / "prepared", ignore_errors=True)
 
 
 def fit_threshold(

@@ -169,9 +169,7 @@ def test_channels_are_chosen_and_maps_must_fit(tmp_path):
 def test_in_a_browser_the_view_turns_by_hand_and_parts_can_be_hidden(tmp_path):
     sync_api = pytest.importorskip("playwright.sync_api")
     volume, labels = glioma()
-    path = write_patient_report(
-        tmp_path / "x.html", volume=volume, labels=labels, names=NAMES, lesions=find_lesions(labels, volume.affine)
-    )
+    path = write_patient_report(tmp_path / "x.html", volume=volume, labels=labels, names=NAMES, lesions=find_lesions(labels, volume.affine))
     flags = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
     with sync_api.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
@@ -204,9 +202,7 @@ def test_in_a_browser_the_view_turns_by_hand_and_parts_can_be_hidden(tmp_path):
 
 def test_the_still_picture_is_there_for_paper_and_for_browsers_without_webgl(tmp_path):
     volume, labels = glioma()
-    path = write_patient_report(
-        tmp_path / "x.html", volume=volume, labels=labels, names=NAMES, lesions=find_lesions(labels, volume.affine)
-    )
+    path = write_patient_report(tmp_path / "x.html", volume=volume, labels=labels, names=NAMES, lesions=find_lesions(labels, volume.affine))
     html = Path(path).read_text()
     stage = re.search(r'<div class="stage"><img src="data:image/\w+;base64,([^"]+)"', html)[1]
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(stage))).convert("RGB"))
