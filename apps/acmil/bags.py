@@ -1,4 +1,4 @@
-"""Bags of tile features in HDF5: written as CLAM and TRIDENT write them; read from these, from STAMP, and from ACMIL's one file for all slides.
+"""Bags of tile features in HDF5: written as CLAM and TRIDENT write them; read from these, STAMP, and ACMIL's file of all slides.
 
 A bag is the features of one slide's tiles and where the tiles lie. Coordinates are (x, y) of each tile's upper left corner.
 """
@@ -303,7 +303,7 @@ def _tiles(group: h5py.Group, file: BagFile, *, rows: int | None) -> Tiles | Non
         coordinates = coordinates[0]
     if coordinates.ndim != 2 or coordinates.shape[1] < 2 or (rows is not None and len(coordinates) != rows):
         raise InputError(
-            f"{file}: {rows} rows of features and coordinates {list(coordinates.shape)}: one (x, y) for each row was expected. Make it again."
+            f"{file}: {rows} rows of features and coordinates {list(coordinates.shape)}: one (x, y) for each row was expected."
         )
     about = {key: table.attrs[key] for key in table.attrs}
     if _text(group.file.attrs.get("unit", "")) == "um":

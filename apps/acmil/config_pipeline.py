@@ -46,8 +46,8 @@ class TilingConfig:
     overlap_px: NonNegativeInt = 0
     """By how much neighbours overlap."""
     rule: Literal["share", "four_pt", "four_pt_hard", "center", "basic"] = "share"
-    """share: one grid over the slide, and a tile is kept from ``min_tissue`` on. The others are CLAM's: a grid for each piece of tissue, and
-    a tile is kept if one of four points, all four, its centre or its corner lies inside."""
+    """share: one grid over the slide, and a tile is kept from ``min_tissue`` on. The others are CLAM's: a grid for each piece of tissue,
+    and a tile is kept if one of four points, all four, its centre or its corner lies inside."""
     min_tissue: Fraction = 0.25
     """share: which part of a tile must be tissue."""
     max_unreadable: Fraction = 0.02
@@ -60,7 +60,7 @@ class EncoderConfig:
     """What makes features of tiles."""
 
     name: str = "texture"
-    """texture (colour and texture statistics: no weights, for demonstrations), a foundation model of apps/acmil/encoders.yaml such as uni_v1,
+    """texture (colour and texture statistics: no weights, for demonstrations), a foundation model of encoders.yaml such as uni_v1,
     timm/MODEL, torchvision/MODEL, or file (a TorchScript or torch.export program in ``weights``)."""
     weights: Path | None = None
     """The file with its weights (.safetensors, .pth, .bin), or the program itself (.pt, .pt2)."""
@@ -97,6 +97,10 @@ class SlidesConfig(ComputeConfig):
 class TileConfig(SlidesConfig):
     """Find the tissue of slides and cut it into tiles: coordinates (HDF5), outlines for QuPath (GeoJSON) and a picture to check them."""
 
+    @property
+    def model(self) -> None:
+        """There is none."""
+
 
 @dataclass(kw_only=True)
 class FeaturesConfig(SlidesConfig):
@@ -107,3 +111,8 @@ class FeaturesConfig(SlidesConfig):
     """Take the tiles from this folder, made by `apps.acmil tile`, CLAM or TRIDENT, instead of seeking tissue."""
     batch_size: PositiveInt = 64
     """Tiles computed together."""
+
+    @property
+    def model(self) -> EncoderConfig:
+        """What ``FeatureExtractor.load`` takes first."""
+        return self.encoder

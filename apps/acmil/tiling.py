@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from apps.acmil.bags import Tiles
-from apps.acmil.config_pipeline import TilingConfig
+from apps.acmil.bags import Tiles, write_tiles
+from apps.acmil.config_pipeline import TileConfig, TilingConfig
+from apps.acmil.qupath import write_tissue
 from apps.acmil.tissue import Piece, find_tissue, rasterised
+from shared.config import plain
 from shared.errors import InputError, UserError
-from shared.imaging.slides import Slide
+from shared.imaging import write_png
+from shared.imaging.slides import SLIDE_SUFFIXES, Slide, find_slides, open_slide
+from shared.inference.protocols import Sample
+from shared.inference.run import Engine, local_engine, run
 
-__all__ = ["clam_corners", "cut", "grid_corners", "read_mpp_table", "tile_slide", "tissue_share"]
+__all__ = ["SlideTiles", "Tiler", "clam_corners", "cut", "grid_corners", "read_mpp_table", "tile", "tile_slide", "tissue_share"]
 
 Corners = NDArray[np.int64]
 """[N, 2]: x and y of upper left corners, in level-0 pixels."""
 
 _SNAP = 0.01
 """A level whose pixels differ less from the wanted size than this is read as it is: scanners' own figures are no better."""
+_OVERVIEW_PX = 1600
+_TISSUE_COLOR, _TILE_COLOR = (0, 140, 120), (30, 30, 200)
 _MASK_DOWNSAMPLE = 16.0
 """Level-0 pixels for each pixel of the mask in which the share of tissue is measured, or an eighth of a tile if that is finer."""
 
@@ -53,8 +62,8 @@ def cut(slide: Slide, pieces: Sequence[Piece], config: TilingConfig) -> Tiles:
         raise UserError(f"tiling.overlap_px is {config.overlap_px}, and must be less than tiling.tile_px, {config.tile_px}.")
     if slide.mpp > 2 * config.mpp:
         raise InputError(
-            f"{slide.path}: was scanned at {slide.mpp:.3g} micrometres per pixel, and tiles are wanted at {config.mpp:g}: there is nothing so "
-            "fine to see. Choose a larger --tiling.mpp, and an encoder trained for it."
+            f"{slide.path}: was scanned at {slide.mpp:.3g} micrometres per pixel, and tiles are wanted at {config.mpp:g}: nothing so "
+            "fine was seen. Choose a larger --tiling.mpp, and an encoder trained for it."
         )
     mpp = _snapped(slide, config.mpp)
     downsample = mpp / slide.mpp
@@ -84,6 +93,104 @@ def cut(slide: Slide, pieces: Sequence[Piece], config: TilingConfig) -> Tiles:
         tile_mpp=mpp,
         size=slide.size,
     )
+
+
+def tile(config: TileConfig) -> int:
+    """Cuts all slides; the exit code is 3 if some could not be used."""
+    options = {"tiling": config.tiling, "mpp": config.mpp, "mpp_table": config.mpp_table}
+    engine: Engine
+    if config.engine == "ray":
+        from shared.scaling.infer import ray_engine
+
+        engine = ray_engine(Tiler, config, options)  # type: ignore[arg-type]  # has what it asks for: model, output, workers
+    else:
+        engine = local_engine(Tiler.load(None, **options), output=config.output, batch_size=1, workers=config.workers)
+    maker = {"tiling": plain(config.tiling), "mpp": config.mpp}
+    outcome = run(config, suffixes=Tiler.suffixes, engine=engine, maker=maker, find=find_slides)  # type: ignore[arg-type]
+    print(f"{len(outcome.rows)} slides, {sum(row['tiles'] for row in outcome.rows)} tiles, in {config.output}")
+    if outcome.failures:
+        print(f"{len(outcome.failures)} slides could not be used; {config.output / 'failures.csv'} says why.")
+    return outcome.exit_code
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SlideTiles:
+    """What `tile` leaves of a slide."""
+
+    tiles: Tiles
+    pieces: Sequence[Piece]
+    overview: NDArray[np.uint8]
+    settings: dict[str, Any]
+    media_types: ClassVar[tuple[str, ...]] = ()
+
+    def save(self, folder: Path, stem: str) -> dict[str, str]:
+        """Coordinates (HDF5), tissue (GeoJSON), and a picture to check both by eye."""
+        names = {"tiles": f"{stem}.h5", "tissue": f"{stem}_tissue.geojson", "picture": f"{stem}_tiles.png"}
+        write_tiles(folder / names["tiles"], self.tiles, settings=self.settings)
+        write_tissue(folder / names["tissue"], self.pieces)
+        write_png(folder / names["picture"], self.picture())
+        return names
+
+    def picture(self) -> NDArray[np.uint8]:
+        """The overview with the outlines of tissue and tiles: uint8 [H, W, 3]."""
+        width, _ = self.tiles.size or (1, 1)
+        scale = self.overview.shape[1] / width
+        canvas = np.ascontiguousarray(self.overview)
+        side = (self.tiles.tile_px_level0 or 1) * scale
+        for x, y in self.tiles.coordinates * scale:
+            cv2.rectangle(canvas, (round(x), round(y)), (round(x + side), round(y + side)), _TILE_COLOR, 1)
+        for piece in self.pieces:
+            for outline in (piece.outline, *piece.holes):
+                cv2.polylines(canvas, [np.rint(outline * scale).astype(np.int32)], True, _TISSUE_COLOR, 2)
+        return canvas
+
+    def summary(self) -> dict[str, Any]:
+        """Counts and sizes."""
+        tiles = self.tiles
+        return {
+            "slide": tiles.slide,
+            "tiles": len(tiles),
+            "mpp": tiles.mpp,
+            "tile_px_level0": tiles.tile_px_level0,
+            "pieces": len(self.pieces),
+        }
+
+
+class Tiler:
+    """Cuts slides; a Predictor in all that ``run`` asks of one.
+
+    Args:
+        tiling: how slides are cut.
+        mpp: micrometres per level-0 pixel of every slide; by default what each states.
+        mpp_table: the same by the name of a file or slide.
+    """
+
+    suffixes: ClassVar[frozenset[str]] = frozenset(SLIDE_SUFFIXES)
+
+    def __init__(self, tiling: TilingConfig, *, mpp: float | None = None, mpp_table: Path | None = None) -> None:
+        self.tiling, self.mpp, self.mpp_of = tiling, mpp, read_mpp_table(mpp_table)
+
+    @classmethod
+    def load(cls, model: None, *, tiling: TilingConfig, mpp: float | None = None, mpp_table: Path | None = None) -> Self:
+        """There is no model to load."""
+        assert model is None
+        return cls(tiling, mpp=mpp, mpp_table=mpp_table)
+
+    def samples(self, source: Path | bytes, *, name: str) -> Iterator[Sample]:
+        """The one sample of a slide."""
+        if isinstance(source, bytes):
+            raise InputError(f"{name}: slides are read from files, not from memory. Save it first.")
+        yield Sample(id="", read=lambda: self.cut(source))
+
+    def cut(self, path: Path) -> SlideTiles:
+        """Raises InputError if the slide cannot be opened, its resolution is not known, or there is no tissue."""
+        with open_slide(path, mpp=self.mpp_of.get(path.name, self.mpp_of.get(path.stem, self.mpp))) as slide:
+            tiles, pieces = tile_slide(slide, self.tiling)
+            return SlideTiles(tiles=tiles, pieces=pieces, overview=slide.thumbnail(_OVERVIEW_PX), settings={"tiling": plain(self.tiling)})
+
+    def predict_batch(self, sources: Sequence[SlideTiles]) -> list[SlideTiles]:
+        """What was cut, as it is: the work is done where slides are read ahead."""
+        return list(sources)
 
 
 def grid_corners(size: tuple[int, int], step: float) -> Corners:

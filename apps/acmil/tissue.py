@@ -1,8 +1,8 @@
 """Where tissue is on a slide: outlines with their holes, from an overview.
 
 The method is CLAM's (Lu et al., "Data-efficient and weakly supervised computational pathology on whole-slide images", Nature Biomedical
-Engineering 2021, methods): saturation, median filter, threshold, closing, outlines by area. CLAM counts areas in level-0 pixels, so that they
-mean something else on every scanner; here they are in square millimetres, and its own values are presets.
+Engineering 2021, methods): saturation, median filter, threshold, closing, outlines by area. CLAM counts areas in level-0 pixels, which mean
+something else on every scanner; here they are in square millimetres, and its own values are presets.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +60,14 @@ Engine = Callable[[Iterable[InputFile], Done], Iterator[Result]]
 """Predicts for input files, skipping the samples in the second argument."""
 
 
-def run(config: InferConfig, *, suffixes: frozenset[str], engine: Engine, maker: Mapping[str, Any]) -> Outcome:
+def run(
+    config: InferConfig,
+    *,
+    suffixes: frozenset[str],
+    engine: Engine,
+    maker: Mapping[str, Any],
+    find: Callable[[Sequence[Path]], list[InputFile]] | None = None,
+) -> Outcome:
     """Predicts for every input of ``config`` and keeps the record.
 
     Args:
@@ -68,11 +75,12 @@ def run(config: InferConfig, *, suffixes: frozenset[str], engine: Engine, maker:
         suffixes: endings of the files that the predictor reads.
         engine: see ``local_engine``, and ``shared.scaling.infer`` for Ray.
         maker: what decides the results: see Ledger.
+        find: instead of ``find_inputs`` with ``suffixes``, where an input may have many files.
 
     Raises:
         UserError: if an input does not exist, or the output cannot be written; what was finished stays and is not made again.
     """
-    inputs = find_inputs(config.input, suffixes=suffixes)
+    inputs = find(config.input) if find is not None else find_inputs(config.input, suffixes=suffixes)
     ledger = Ledger(config.output, maker)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("inputs"), TimeRemainingColumn())
     try:

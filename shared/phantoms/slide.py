@@ -1,7 +1,7 @@
 """Phantoms of whole slides: stained tissue that never was, with a tumour whose outline is known exactly.
 
-A slide has stroma, glands, fat and groups of lymphocytes (small dark nuclei that are no tumour), and what happens to slides: pen marks, folds,
-parts out of focus, scanner noise. Tumour is a texture of large, dark, crowded, irregular nuclei; it is rare, down to a hundredth of the tissue.
+A slide has stroma, glands, fat and groups of lymphocytes (small dark nuclei that are no tumour), and what happens to slides: pen marks,
+folds, parts out of focus, scanner noise. Tumour is a texture of large, dark, crowded, irregular nuclei in a small part of the tissue.
 Stains are mixed as light is absorbed (``slide_tissue``), at 0.5 micrometres per pixel or any other scale: the scene is in micrometres.
 """
 
@@ -85,8 +85,8 @@ def write_slides(
 ) -> None:
     """Writes ``count`` slides as a labelled data set.
 
-    Leaves slides/phantom_0000.tiff (pyramids), truth/phantom_0000.geojson (tumour outlines, for QuPath) and labels.csv (slide, patient, label:
-    tumour or normal, tumour_fraction). Each file is whole or absent; labels.csv comes last.
+    Leaves slides/phantom_0000.tiff (pyramids), truth/phantom_0000.geojson (tumour outlines, for QuPath) and labels.csv (slide, patient,
+    label: tumour or normal, tumour_fraction). Each file is whole or absent; labels.csv comes last.
 
     Args:
         folder: a new folder.

@@ -86,7 +86,7 @@ def _tiff_opener(path: Path) -> Callable[[], Pyramid]:
         raise
     except Exception as error:
         raise InputError(
-            f"{path}: cannot be opened as a TIFF ({_words(error)}). It is damaged or cut short, perhaps by a failed download; copy it again."
+            f"{path}: cannot be opened as a TIFF ({_words(error)}). It is damaged or cut short (a failed download?); copy it again."
         ) from error
     return lambda: TiffPyramid(path)
 

@@ -61,7 +61,7 @@ class TiffPyramid:
         """See ``Pyramid``."""
         page = self._pages[level]
         tall, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
-        across = -(-page.imagewidth // wide)
+        across = -(-self.sizes[level][0] // wide)
         canvas = np.full((height, width, 3), 255, np.uint8)
         for row in range(y // tall, -(-(y + height) // tall)):
             for column in range(x // wide, -(-(x + width) // wide)):
@@ -95,7 +95,7 @@ class TiffPyramid:
         segment, *_ = page.decode(content, index, jpegtables=page.jpegtables)  # takes long; others read meanwhile
         if segment is None:
             return None
-        tile = segment.reshape(segment.shape[-3:])
+        tile: NDArray[np.uint8] = np.asarray(segment).reshape(tuple(segment.shape)[-3:])
         if tile.shape[-1] == 1:
             tile = np.repeat(tile, 3, axis=-1)
         tile = np.ascontiguousarray(tile[..., :3])
