@@ -1,8 +1,8 @@
 """Scores of tiles back on the slide: pictures, a pyramid of values, and a page to walk through it all.
 
-Scores are attention in equal shares: 1 where a tile has as much as if all tiles were alike (attention times the number of tiles). Colour begins
-above an equal share and is full at sixteen of them, the same in every slide: ranks (CLAM's percentiles) would paint a slide hot in which
-nothing stands out.
+Scores are attention in equal shares: 1 where a tile has as much as if all tiles were alike (attention times the number of tiles). Colour
+begins above an equal share and is full at sixteen of them, the same in every slide: ranks (CLAM's percentiles) would paint a slide hot in
+which nothing stands out.
 """
 
 from __future__ import annotations
@@ -144,9 +144,7 @@ def blended(
 
 def _places(bag: Bag) -> tuple[NDArray[np.int64], int]:
     if bag.coordinates is None:
-        raise InputError(
-            f"{bag.slide}: its bag does not say where the tiles lie, so there is no heat map. Take the .h5 instead of the .pt."
-        )
+        raise InputError(f"{bag.slide}: its bag does not say where the tiles lie, so there is no heat map. Take the .h5, not the .pt.")
     if bag.tile_px_level0 is None:
         raise InputError(
             f"{bag.slide}: its bag does not say how large tiles are on the slide (CLAM's features do not), so there is no heat map. Make it "
