@@ -310,11 +310,16 @@ def _tiles(group: h5py.Group, file: BagFile, *, rows: int | None) -> Tiles | Non
         return _stamp(group.file, coordinates, file)
     path = _text(about.get("slide_path", ""))
     width, height = about.get("level0_width"), about.get("level0_height")
+    corners = np.rint(coordinates[:, :2]).astype(np.int64)
+    side, notes = _level0_side(about), ()
+    if side is None and (side := _spacing(corners)) is not None:  # CLAM's features do not say it
+        notes = (f"the bag does not say how large its tiles are; {side} level-0 pixels, as far as they are apart",)
     return Tiles(
-        coordinates=np.rint(coordinates[:, :2]).astype(np.int64),
+        coordinates=corners,
         slide=file.slide,
         slide_path=Path(path) if path else None,
-        tile_px_level0=_level0_side(about),
+        tile_px_level0=side,
+        notes=notes,
         tile_px=int(about["patch_size"]) if "patch_size" in about else None,
         overlap_px=int(about.get("overlap", 0)),
         mpp=float(about["mpp"]) if "mpp" in about else None,
@@ -330,6 +335,12 @@ def _level0_side(about: dict[str, Any]) -> int | None:
         factor = np.ravel(about.get("downsample", 1.0))[0] if int(about["patch_level"]) else 1.0
         return round(int(about["patch_size"]) * float(factor))
     return None
+
+
+def _spacing(corners: NDArray[np.int64]) -> int | None:
+    """The smallest step of a grid; None if there is a single tile."""
+    steps = [gap for axis in (0, 1) for gap in np.diff(np.unique(corners[:, axis])).tolist()]
+    return min(steps, default=None)
 
 
 def _stamp(content: h5py.File, coordinates: NDArray[Any], file: BagFile) -> Tiles:

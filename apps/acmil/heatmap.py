@@ -147,8 +147,8 @@ def _places(bag: Bag) -> tuple[NDArray[np.int64], int]:
         raise InputError(f"{bag.slide}: its bag does not say where the tiles lie, so there is no heat map. Take the .h5, not the .pt.")
     if bag.tile_px_level0 is None:
         raise InputError(
-            f"{bag.slide}: its bag does not say how large tiles are on the slide (CLAM's features do not), so there is no heat map. Make it "
-            "again with `apps.acmil features --tiles FOLDER`."
+            f"{bag.slide}: its bag does not say how large tiles are on the slide, so there is no heat map. Make it again with "
+            "`apps.acmil features --tiles FOLDER`."
         )
     return bag.coordinates, bag.tile_px_level0
 

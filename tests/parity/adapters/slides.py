@@ -103,13 +103,14 @@ def _heatmap(config: dict, inputs: Arrays) -> Arrays:
     _, coloured = raster(only_high, high[high > 0], downsample=downsample, shape=shape)
     plain = blended(overview, values, covered, **how)
     kernel = 2 * -(-config["patch_size"] // downsample) + 1
-    blurred = cv2.GaussianBlur(values, (kernel, kernel), 0)
+    blurred = cv2.GaussianBlur(values.astype(np.float64), (kernel, kernel), 0)
+    painted = cv2.GaussianBlur(blended(overview, blurred, covered, colormap=config["cmap"], alpha=1.0), (kernel, kernel), 0)
     roi = config["roi"]
     answers = {
         "percentiles": ranks,
         "overlay_plain": plain,
         "overlay_tissue": blended(overview, values, covered & tissue, **how),
-        "overlay_blur": blended(overview, blurred, covered, **how),
+        "overlay_blur": cv2.addWeighted(painted, config["alpha"], overview, 1 - config["alpha"], 0),
         "overlay_binary": blended(overview, np.around(share), coloured, **how),
     }
     within = np.flatnonzero((ranks >= roi["score_start"]) & (ranks <= roi["score_end"]))
