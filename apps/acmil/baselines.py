@@ -33,7 +33,7 @@ class MeanMIL(_SlideLoss):
     def forward(self, bag: Tensor) -> Answer:
         """bag: [N, features]; the attention is the same for every instance."""
         logits = self.classifier(self.reduction(check_bag(bag)).mean(0))
-        return Answer(logits, logits[None], torch.full((1, len(bag)), 1 / len(bag), device=bag.device))
+        return Answer(logits, logits[None], torch.ones(1, bag.shape[0], device=bag.device) / bag.shape[0])
 
 
 class MaxMIL(_SlideLoss):
@@ -49,7 +49,7 @@ class MaxMIL(_SlideLoss):
         highest = self.reduction(check_bag(bag)).max(0)
         logits = self.classifier(highest.values)
         share = torch.full((len(highest.indices),), 1 / len(highest.indices), device=bag.device)
-        attention = torch.zeros(len(bag), device=bag.device).index_add(0, highest.indices, share)
+        attention = torch.zeros(bag.shape[0], device=bag.device).index_add(0, highest.indices, share)
         return Answer(logits, logits[None], attention[None])
 
 

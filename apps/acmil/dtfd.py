@@ -68,18 +68,18 @@ class DTFD(nn.Module):
 
     def forward(self, bag: Tensor) -> Answer:
         """bag: [N, features]; the branches are the pseudo-bags' logits, with one row of attention."""
-        tiers = self.tiers(bag, torch.arange(len(check_bag(bag)), device=bag.device).view(-1))
+        tiers = self.tiers(bag, torch.arange(check_bag(bag).shape[0], device=bag.device))
         return Answer(tiers.logits, tiers.group_logits, tiers.attention[None])
 
     def losses(self, bag: Tensor, label: Tensor) -> dict[str, Tensor]:
         """As ``ACMIL.losses``. The second tier's does not reach the first: its gradients there are cleared in the published program."""
-        tiers = self.tiers(bag, torch.randperm(len(check_bag(bag)), device=bag.device))
+        tiers = self.tiers(bag, torch.randperm(check_bag(bag).shape[0], device=bag.device))
         groups = torch.stack([slide_loss(logits, label) for logits in tiers.group_logits]).mean()
         return {"groups": groups, "slide": slide_loss(tiers.logits, label)}
 
     def tiers(self, bag: Tensor, order: Tensor) -> Tiers:
         """bag: [N, features]; order: [N], a permutation; instance order[i] goes to pseudo-bag i modulo their number."""
-        groups = min(self.groups, len(bag))
+        groups = min(self.groups, bag.shape[0])
         return self.read([order[start::groups] for start in range(groups)], bag)
 
     def read(self, groups: list[Tensor], bag: Tensor) -> Tiers:
@@ -99,7 +99,7 @@ class DTFD(nn.Module):
                 shares.append((chosen[picked][:, None], torch.ones_like(picked, dtype=weights.dtype)[:, None]))
         distilled = torch.cat(features).detach()
         second = self.slide_pooling.pool(distilled[None])
-        attention = torch.zeros(len(bag), device=bag.device)
+        attention = torch.zeros(bag.shape[0], device=bag.device)
         taken = 0
         for (instances, share), one in zip(shares, features, strict=True):
             weights = second.weights[0, 0, taken : taken + len(one), None] * share

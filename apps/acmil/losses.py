@@ -24,7 +24,7 @@ def branch_loss(branch_logits: Tensor, label: Tensor) -> Tensor:
 
 
 def branch_diversity(weights: Tensor) -> Tensor:
-    """Mean cosine similarity of the branches' attention, over pairs of branches and over heads: 1 if all look at the same; 0 for one branch.
+    """Mean cosine similarity of the branches' attention, over pairs of branches and over heads: 1 if all look alike; 0 for a single branch.
 
     Args:
         weights: [heads, K, N], not negative, after the softmax.

@@ -234,6 +234,6 @@ def check_bag(bag: Tensor) -> Tensor:
     Raises:
         ValueError: if it is not [N, features] with at least one instance.
     """
-    if bag.ndim != 2 or not len(bag):
+    if bag.ndim != 2 or bag.shape[0] == 0:
         raise ValueError(f"a bag is [instances, features] with at least one instance, not {tuple(bag.shape)}; give one slide at a time")
     return bag
