@@ -43,12 +43,16 @@ def open_slide(path: Path | str, *, mpp: float | None = None) -> Slide:
         head = content.read(HEAD_BYTES)
     kind = recognise(head)
     if kind == "DICOM":
-        return Slide(path, opener=_dicom_opener(path), mpp=mpp)
-    return Slide(path, opener=_opener(path, head), mpp=mpp)
+        return Slide(path, opened=_open_dicom(path), mpp=mpp)
+    return Slide(path, opened=_open(path, head), mpp=mpp)
 
 
-def _opener(path: Path, head: bytes) -> Callable[[], Pyramid]:
-    """What opens a file that is not DICOM."""
+Opened = tuple[Pyramid, Callable[[], Pyramid]]
+"""An open file, and what opens it again."""
+
+
+def _open(path: Path, head: bytes) -> Opened:
+    """A file that is not DICOM."""
     import openslide
 
     from shared.imaging.slides.openslide_pyramid import OpenSlidePyramid
@@ -56,42 +60,40 @@ def _opener(path: Path, head: bytes) -> Callable[[], Pyramid]:
 
     kind = recognise(head)
     if kind == "TIFF" and has_subresolutions(path):
-        return lambda: TiffPyramid(path)
+        return _twice(partial(TiffPyramid, path))
     if openslide.OpenSlide.detect_format(path) is not None:
         try:
-            OpenSlidePyramid(path).close()
+            return _twice(partial(OpenSlidePyramid, path))
         except openslide.OpenSlideError as error:
             raise InputError(
                 f"{path}: cannot be opened ({_words(error)}). It is damaged or of a kind that is not read; export it again."
             ) from error
-        return lambda: OpenSlidePyramid(path)
     if kind == "TIFF":
-        return _tiff_opener(path)
+        return _open_tiff(path)
     if kind in ("PNG", "JPEG", "BMP", "WebP"):
         from shared.imaging.slides.picture_pyramid import PicturePyramid
 
-        return partial(PicturePyramid, path)
+        return _twice(partial(PicturePyramid, path))
     raise InputError(
         f"{path}: is not a whole slide: it holds {describe(head) if kind is None else kind}. "
         "SVS, NDPI, SCN, MRXS, BIF, CZI, (OME-)TIFF and DICOM are read."
     )
 
 
-def _tiff_opener(path: Path) -> Callable[[], Pyramid]:
+def _open_tiff(path: Path) -> Opened:
     from shared.imaging.slides.tiff_pyramid import TiffPyramid
 
     try:
-        TiffPyramid(path).close()
+        return _twice(partial(TiffPyramid, path))
     except UserError:
         raise
     except Exception as error:
         raise InputError(
             f"{path}: cannot be opened as a TIFF ({_words(error)}). It is damaged or cut short (a failed download?); copy it again."
         ) from error
-    return lambda: TiffPyramid(path)
 
 
-def _dicom_opener(path: Path) -> Callable[[], Pyramid]:
+def _open_dicom(path: Path) -> Opened:
     import openslide
 
     from shared.imaging.slides.dicom_pyramid import DicomPyramid
@@ -105,18 +107,20 @@ def _dicom_opener(path: Path) -> Callable[[], Pyramid]:
             f"{path}: is the {instance.role.lower()} of a DICOM slide. Name one of its levels (image type VOLUME), or its folder."
         )
     try:
-        OpenSlidePyramid(path).close()
+        return _twice(partial(OpenSlidePyramid, path))
     except openslide.OpenSlideError as refused:
         files = series_of(instance)
         try:
-            DicomPyramid(files).close()
+            return _twice(partial(DicomPyramid, files))
         except Exception as error:
             raise InputError(
                 f"{path}: cannot be opened as a DICOM slide (OpenSlide: {_words(refused)}; wsidicom: {_words(error)}). It is incomplete or "
                 "damaged; export it again."
             ) from error
-        return lambda: DicomPyramid(files)
-    return lambda: OpenSlidePyramid(path)
+
+
+def _twice(opener: Callable[[], Pyramid]) -> Opened:
+    return opener(), opener
 
 
 def _in_folder(folder: Path) -> Path:

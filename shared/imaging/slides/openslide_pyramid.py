@@ -58,11 +58,11 @@ class OpenSlidePyramid:
     def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """See ``Pyramid``."""
         factor = self._downsamples[level]
-        region = np.asarray(self._slide.read_region((round(x * factor), round(y * factor)), level, (width, height)))
-        alpha = region[..., 3]
-        if alpha.min() == 255:
-            return np.ascontiguousarray(region[..., :3])
-        weight = alpha[..., None].astype(np.uint16)
+        image = self._slide.read_region((round(x * factor), round(y * factor)), level, (width, height))
+        if image.getchannel("A").getextrema()[0] == 255:
+            return np.asarray(image.convert("RGB"))
+        region = np.asarray(image)
+        weight = region[..., 3:].astype(np.uint16)
         mixed = (region[..., :3] * weight + self._background * (255 - weight) + 127) // 255
         return mixed.astype(np.uint8)
 

@@ -72,14 +72,13 @@ class Slide:
 
     Args:
         path: its file.
-        opener: opens the file; called again after a read error.
+        opened: the open file, and what opens it again after a read error.
         mpp: micrometres per level-0 pixel, instead of what the file says.
     """
 
-    def __init__(self, path: Path, *, opener: Callable[[], Pyramid], mpp: float | None = None) -> None:
+    def __init__(self, path: Path, *, opened: tuple[Pyramid, Callable[[], Pyramid]], mpp: float | None = None) -> None:
         self.path = path
-        self._opener = opener
-        self._pyramid = opener()
+        self._pyramid, self._opener = opened
         self._lock = threading.Lock()
         self._retired: list[Pyramid] = []
         self.format = self._pyramid.format
