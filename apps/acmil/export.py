@@ -59,7 +59,10 @@ def export(config: ExportConfig) -> None:
                 f"{config.model}: a {predictor.about['name']} cannot be exported for bags of any size: what it does depends on their size."
             ) from error
         with atomic_path(config.output) as temporary:
-            found = (_write_onnx if config.format == "onnx" else _write_torch)(program, example, other, temporary, note)
+            if config.format == "onnx":
+                found = _write_onnx(program, example, other, temporary, note)
+            else:
+                found = _write_torch(program, other, temporary, note)
             error = max(float((one - true).abs().max()) for one, true in zip(found, expected, strict=True))
             if not error < 1e-4:
                 raise UserError(f"{config.output}: its output differs from the bundle's by {error:.2g}, so it was not kept.")
@@ -83,9 +86,7 @@ def _write_onnx(
     return tuple(torch.from_numpy(value) for value in session.run(None, {"features": other.numpy()}))
 
 
-def _write_torch(
-    program: torch.export.ExportedProgram, example: Tensor, other: Tensor, path: Path, note: dict[str, Any]
-) -> tuple[Tensor, ...]:
+def _write_torch(program: torch.export.ExportedProgram, other: Tensor, path: Path, note: dict[str, Any]) -> tuple[Tensor, ...]:
     content = io.BytesIO()  # given a path, torch ends the whole process when the disk is full
     torch.export.save(program, content, extra_files={"fovea.json": json.dumps(note)})
     path.write_bytes(content.getbuffer())

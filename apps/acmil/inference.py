@@ -173,8 +173,8 @@ class ACMILPredictor:
         """
         if self.settings.encoding is None or self.settings.tiling is None:
             raise UserError(
-                f"this model was made from bags of features{_named(self.settings.encoder)}, and does not know how slides were cut for them. "
-                "Make bags of the slides, `apps.acmil features`, and give it those."
+                f"this model was made from bags of features{_named(self.settings.encoder)}, and does not know how slides were cut for "
+                "them. Make bags of the slides, `apps.acmil features`, and give it those."
             )
         config = dataclasses.replace(self.settings.encoding, weights=self.encoder_weights)
         return load_encoder(config, device=str(self.device), precision=self.precision)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import track
 
 from apps.acmil.bags import BagFile, write_bag
-from apps.acmil.config import PhantomConfig, TrainConfig
+from apps.acmil.config import PhantomConfig
 from apps.acmil.config_pipeline import EncoderConfig, TilingConfig
 from apps.acmil.features import Encoder, load_encoder, slide_to_bag
 from apps.acmil.witnesses import write_witness_bags
@@ -28,12 +28,12 @@ def make_phantoms(config: PhantomConfig) -> None:
     """Writes labelled phantoms into a new folder."""
     if config.output.exists() and any(config.output.iterdir()):
         raise UserError(f"{config.output}: is not empty. Name a new folder, so that nothing is lost.")
-    with atomic_folder(config.output) as folder:
-        if config.kind == "bags":
+    if config.kind == "bags":
+        with atomic_folder(config.output) as folder:
             write_witness_bags(folder, count=config.count, seed=config.seed)
-        else:
-            options = {"tiling": config.tiling, "encoder": config.encoder, "side": config.side}
-            write_labelled_slides(folder, count=config.count, seed=config.seed, **options)
+    else:
+        options = {"tiling": config.tiling, "encoder": config.encoder, "side": config.side}
+        write_labelled_slides(config.output, count=config.count, seed=config.seed, **options)
     what = "bags with known witnesses" if config.kind == "bags" else "phantom slides and the bags of their tiles"
     print(f"{config.output}: {config.count} {what}. Train: apps.acmil train --data.root {config.output}")
 
@@ -41,25 +41,36 @@ def make_phantoms(config: PhantomConfig) -> None:
 def write_labelled_slides(
     folder: Path, *, count: int, seed: int, tiling: TilingConfig, encoder: EncoderConfig, side: int = SIDE_PX
 ) -> None:
-    """slides/, labels.csv, the tumours' outlines, and bags/ with the features of the slides' tiles."""
-    write_slides(folder, count=count, seed=seed, width=side, height=side)
-    maker = load_encoder(encoder)
-    for path in track(sorted((folder / "slides").glob("*.tif*")), "features", console=Console(stderr=True), transient=True):
-        write_bag(folder / "bags" / f"{path.stem}.h5", slide_to_bag(path, tiling, maker))
+    """A new folder: slides/, labels.csv, truth/ with the tumours' outlines, and bags/ with the features of the slides' tiles."""
+    with atomic_folder(folder) as being_made:
+        write_slides(being_made, count=count, seed=seed, width=side, height=side)
+    # Afterwards, because a bag notes where its slide is.
+    bags_of_slides(folder / "slides", folder / "bags", tiling=tiling, encoder=encoder)
 
 
-def bags_of_slides(slides: Path, bags: Path, wanted: Collection[str], config: TrainConfig) -> list[BagFile]:
-    """The bags of the slides in a folder, made in ``bags`` where they are not there yet; says which slides cannot be used."""
-    encoder: Encoder | None = None
+def bags_of_slides(
+    slides: Path, bags: Path, *, tiling: TilingConfig, encoder: EncoderConfig, wanted: Collection[str] | None = None
+) -> list[BagFile]:
+    """The bags of the slides in a folder, made in ``bags`` where they are not there yet; says which slides cannot be used.
+
+    Args:
+        slides: searched with its sub-folders.
+        bags: where to.
+        tiling, encoder: how they are made.
+        wanted: names of the slides that are asked for; all by default.
+
+    Raises:
+        UserError: if not one slide could be used, or the encoder cannot be had.
+    """
+    maker: Encoder | None = None
     found = []
-    files = [file for file in find_slides([slides]) if Path(file.stem).name in wanted]
-    print(f"{slides}: making the features of {len(files)} slides' tiles in {bags}")
+    files = [file for file in find_slides([slides]) if wanted is None or Path(file.stem).name in wanted]
     for file in track(files, "features", console=Console(stderr=True), transient=True):
         one = BagFile(slide=Path(file.stem).name, path=bags / f"{Path(file.stem).name}.h5")
         if not one.path.exists():
-            encoder = encoder or load_encoder(config.encoder)
+            maker = maker or load_encoder(encoder)
             try:
-                write_bag(one.path, slide_to_bag(file.path, config.tiling, encoder))
+                write_bag(one.path, slide_to_bag(file.path, tiling, maker))
             except InputError as error:
                 print(f"left out: {error}")
                 continue

@@ -27,7 +27,7 @@ from apps.acmil.phantoms import bags_of_slides, write_labelled_slides
 from apps.acmil.report import write_training_report
 from shared.bundle import provenance
 from shared.errors import UserError
-from shared.files import atomic_folder, write_text
+from shared.files import write_text
 from shared.training.config import FitConfig
 from shared.training.fit import configure_optimizers, fit, new_run
 from shared.training.loader import TrainingLoader
@@ -200,8 +200,7 @@ def _slides(config: TrainConfig, folder: Path) -> tuple[list[LabelledSlide], tup
     data = config.data
     if data.phantoms and not data.root.exists():
         print(f"{data.root}: making {data.phantoms} slide phantoms and the bags of their tiles")
-        with atomic_folder(data.root) as being_made:
-            write_labelled_slides(being_made, count=data.phantoms, seed=config.fit.seed, tiling=config.tiling, encoder=config.encoder)
+        write_labelled_slides(data.root, count=data.phantoms, seed=config.fit.seed, tiling=config.tiling, encoder=config.encoder)
     bags, table = bags_of(data)
     if not table.is_file():
         raise UserError(
@@ -211,7 +210,9 @@ def _slides(config: TrainConfig, folder: Path) -> tuple[list[LabelledSlide], tup
     rows = read_labels(table)
     sources: list[BagFile]
     if not bags.exists() and data.bags is None and (data.root / "slides").is_dir():
-        sources = bags_of_slides(data.root / "slides", folder / "bags", {row.slide for row in rows}, config)
+        options = {"tiling": config.tiling, "encoder": config.encoder, "wanted": {row.slide for row in rows}}
+        print(f"{data.root / 'slides'}: making the features of the slides' tiles, in {folder / 'bags'}")
+        sources = bags_of_slides(data.root / "slides", folder / "bags", **options)
     else:
         sources = list_bags(bags)
     return labelled_slides(rows, sources, table=table)
