@@ -195,6 +195,8 @@ class ACMILServeConfig(ServeConfig):
     """Megabytes (10^6 bytes) of one request: slides are large."""
     timeout_s: PositiveFloat = 1800.0
     """Seconds to receive a request, and again to answer it: cutting a slide and making its features takes minutes."""
+    max_pixels: PositiveInt = 10**12
+    """Pixels of one slide; it is read by regions, never whole."""
 
 
 @dataclass(kw_only=True)

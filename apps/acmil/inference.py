@@ -165,17 +165,14 @@ class ACMILPredictor:
         return {"name": name, "version": version, "app": APP, "settings": self.settings.to_dict(), **computing, "provenance": self.facts}
 
     @cached_property
-    def encoder(self) -> Encoder:
-        """What makes features of tiles; loaded when the first slide comes.
+    def encoder(self) -> Encoder | None:
+        """What makes features of tiles, loaded when the first slide comes; None if the bundle does not say which.
 
         Raises:
-            UserError: if the bundle does not say which, or its weights are missing.
+            UserError: if its weights are missing.
         """
         if self.settings.encoding is None or self.settings.tiling is None:
-            raise UserError(
-                f"this model was made from bags of features{_named(self.settings.encoder)}, and does not know how slides were cut for "
-                "them. Make bags of the slides, `apps.acmil features`, and give it those."
-            )
+            return None
         config = dataclasses.replace(self.settings.encoding, weights=self.encoder_weights)
         return load_encoder(config, device=str(self.device), precision=self.precision)
 
@@ -214,13 +211,16 @@ class ACMILPredictor:
         """The bag of a slide, made if need be.
 
         Raises:
-            InputError: if no bag can be made of the slide, or the bag is of another encoder.
-            UserError: if this model does not know how bags are made.
+            InputError: if no bag can be made of the slide, this model does not know how, or the bag is of another encoder.
         """
         bag = source.bag
         if bag is None:
             encoder, tiling = self.encoder, self.settings.tiling
-            assert tiling is not None, "self.encoder has refused"
+            if encoder is None or tiling is None:
+                raise InputError(
+                    f"{source.name}: is a slide, and this model was made from bags of features{_named(self.settings.encoder)}: it does not "
+                    "know how slides were cut for them. Make a bag of it with `apps.acmil features`."
+                )
             try:
                 bag = slide_to_bag(source.path, tiling, encoder, mpp=self.mpp)
             except InputError as error:
@@ -230,8 +230,11 @@ class ACMILPredictor:
 
     def _predict(self, source: SlideInput) -> SlidePrediction:
         bag = self.bag_of(source)
-        known = bag.slide_path if bag.slide_path is not None and bag.slide_path.is_file() else None
-        slide_path = source.path if source.bag is None else known
+        slide_path = source.path
+        if source.bag is not None:
+            # Where a bag says that its slide lies; not where one that was sent by somebody else says so.
+            known = bag.slide_path is not None and source.keeper is None and bag.slide_path.is_file()
+            slide_path = bag.slide_path if known else None
         probability, branch_probability, attention = self.answer(bag.features)
         overview, tiles = _pictures(slide_path, bag, attention, top=self.top, mpp=self.mpp)
         return SlidePrediction(

@@ -15,7 +15,7 @@ from apps.acmil.bags import Bag, list_bags, read_bag, write_bag
 from apps.acmil.inference import ACMILPredictor
 from apps.acmil.phantoms import bags_of_slides
 from apps.acmil.prediction import concentration, top_tiles
-from shared.errors import InputError, UserError
+from shared.errors import InputError
 from shared.phantoms.slide import slide_phantom, write_pyramid
 
 
@@ -119,7 +119,7 @@ def test_a_bag_of_another_encoder_is_refused_by_name_and_by_width(predictor: ACM
 
 
 def test_a_model_of_bags_says_that_it_cannot_cut_slides(predictor: ACMILPredictor, slide: Path) -> None:
-    with pytest.raises(UserError, match=r"made from bags of features of 'witnesses'.*apps.acmil features"):
+    with pytest.raises(InputError, match=r"one\.tiff: is a slide, and this model was made from bags of features of 'witnesses'"):
         predictor.predict(slide)
 
 
