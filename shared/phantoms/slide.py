@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from shared.phantoms.slide_tissue import Scene, draw_scene, render
 __all__ = ["SlidePhantom", "slide_phantom", "write_pyramid", "write_slides"]
 
 SMALLEST_SIDE_UM = 200.0
-_SMALLEST_LEVEL = 256
+_TILE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +138,10 @@ def write_pyramid(path: Path, image: NDArray[np.uint8], *, mpp: float, quality: 
         while True:
             per_cm = 10_000 / (mpp * factor)
             file.write(
-                level,
-                tile=(256, 256),
+                _tiles(level),
+                shape=level.shape,
+                dtype=np.uint8,
+                tile=(_TILE, _TILE),
                 photometric="rgb",
                 compression="jpeg",
                 compressionargs={"level": quality},
@@ -148,11 +151,20 @@ def write_pyramid(path: Path, image: NDArray[np.uint8], *, mpp: float, quality: 
                 metadata=None,
             )
             done = levels is not None and 2 ** (levels - 1) <= factor
-            if done or (levels is None and max(level.shape[:2]) <= _SMALLEST_LEVEL):
+            if done or (levels is None and max(level.shape[:2]) <= _TILE):
                 return
             factor *= 2
             size = (max(1, image.shape[1] // factor), max(1, image.shape[0] // factor))
             level = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX, box=(0, 0, size[0] * factor, size[1] * factor)))
+
+
+def _tiles(level: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """Whole tiles, row after row. Beyond the edge the picture's last pixels go on: black, which is the default, would ring in JPEG."""
+    height, width = level.shape[:2]
+    padded = np.pad(level, ((0, -height % _TILE), (0, -width % _TILE), (0, 0)), mode="edge")
+    for top in range(0, height, _TILE):
+        for left in range(0, width, _TILE):
+            yield np.ascontiguousarray(padded[top : top + _TILE, left : left + _TILE])
 
 
 def _outlines(phantom: SlidePhantom) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""From a slide to its features beside the plain way: one ``read_region`` of OpenSlide after the other, then the network. Equal tiles, one run."""
+"""From a slide to its features beside the plain way: one ``read_region`` after the other, then the network. Equal tiles, one run."""
 
 from __future__ import annotations
 
