@@ -23,7 +23,7 @@ from shared.bundle import read_checkpoint
 from shared.devices import autocast, resolve_device, resolve_precision
 from shared.errors import UserError
 
-__all__ = ["Encoder", "foundation_models", "load_encoder"]
+__all__ = ["Encoder", "build_foundation_model", "foundation_models", "load_encoder"]
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HEADS = ("fc", "classifier", "heads", "head")
@@ -94,19 +94,15 @@ def foundation_models() -> Mapping[str, dict[str, Any]]:
 
 
 def _foundation(config: EncoderConfig, entry: dict[str, Any], facts: dict[str, Any]) -> Encoder:
-    arguments = {key: _resolved(value) for key, value in entry["arguments"].items()}
     stage = entry["pooling"] == "third_stage"
-    network = _create(entry["model"], arguments | ({"features_only": True, "out_indices": (3,)} if stage else {"num_classes": 0}))
-    if config.weights is not None:
-        _fill(network, config.weights)
-    elif config.pretrained:
-        _fill(network, _downloaded(config.name, entry))
-    else:
+    if config.weights is None and not config.pretrained:
         gate = "gated: accept its terms there first; " if entry["gated"] else ""
         raise UserError(
             f"encoder {config.name}: its weights are not part of Fovea. Get them from https://huggingface.co/{entry['hub']} "
             f"({gate}licence: {entry['licence']}) and give the file with --encoder.weights, or set --encoder.pretrained true."
         )
+    network = build_foundation_model(entry)
+    _fill(network, config.weights or _downloaded(config.name, entry))
     network = network.eval().requires_grad_(False).to(facts["device"])
     call: Callable[[Tensor], Tensor] = network
     if stage:
@@ -121,6 +117,15 @@ def _foundation(config: EncoderConfig, entry: dict[str, Any], facts: dict[str, A
     mean, std = (tuple(entry.get(key, default)) for key, default in zip(("mean", "std"), _IMAGENET, strict=True))
     known = {"mean": mean, "std": std, "input_px": entry["input_px"], "mpp": entry["mpp"]}
     return Encoder(name=config.name, dimension=entry["dimension"], network=call, **known, **facts)
+
+
+def build_foundation_model(entry: Mapping[str, Any]) -> nn.Module:
+    """The network of an entry of encoders.yaml; its weights are to come, so none are drawn where timm lets them be skipped."""
+    arguments = {key: _resolved(value) for key, value in entry["arguments"].items()}
+    arguments |= {"weight_init": "skip"} if entry["model"].startswith("vit_") else {}
+    if entry["pooling"] == "third_stage":
+        return _create(entry["model"], arguments | {"features_only": True, "out_indices": (3,)})
+    return _create(entry["model"], arguments | {"num_classes": 0})
 
 
 def _timm(config: EncoderConfig, model: str, facts: dict[str, Any]) -> Encoder:
@@ -177,8 +182,8 @@ def _wrapped(
 ) -> Encoder:
     """Measures the width of the features with one blank tile."""
     network = network.to(facts["device"])
-    if not isinstance(network, torch.fx.GraphModule):
-        network = network.eval().requires_grad_(False)
+    if not isinstance(network, torch.fx.GraphModule):  # an exported program is in the mode that it was exported in
+        network = network.eval()
     name = config.name if config.weights is None else f"{config.name}@{_checksum(config.weights)}"
     side = config.input_px or input_px
     known = {"input_px": side, "mean": tuple(config.mean or mean), "std": tuple(config.std or std)}

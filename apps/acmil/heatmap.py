@@ -29,11 +29,11 @@ __all__ = ["FULL_SHARES", "blended", "overlay", "percentiles", "raster", "shade"
 
 FULL_SHARES = 16.0
 """Equal shares from which on the colour is full."""
-OVERVIEW_PX, PAGE_PX = 2048, 8192
+OVERVIEW_PX, PAGE_PX = 2048, 4096
 """Longest side of the pictures, and of the slide in the page, where the slide's file is given."""
 _CELLS = 8
 """Pixels along a tile in the pyramid of values and in the page's layers."""
-_LARGEST_RASTER = 8192
+_LARGEST_RASTER = 2048
 
 
 def overlay(thumbnail: NDArray[np.uint8], bag: Bag, scores: NDArray[np.floating]) -> NDArray[np.uint8]:

@@ -78,15 +78,15 @@ class Slide:
 
     def __init__(self, path: Path, *, opened: tuple[Pyramid, Callable[[], Pyramid]], mpp: float | None = None) -> None:
         self.path = path
-        self._pyramid, self._opener = opened
+        pyramid, self._opener = opened
+        self._handle = _Handle(pyramid)
         self._lock = threading.Lock()
-        self._retired: list[Pyramid] = []
-        self.format = self._pyramid.format
-        self.resolution = Resolution.given(mpp) if mpp is not None else self._pyramid.resolution
-        (width, height), *_ = self._pyramid.sizes
+        self.format = pyramid.format
+        self.resolution = Resolution.given(mpp) if mpp is not None else pyramid.resolution
+        (width, height), *_ = pyramid.sizes
         self.size = (width, height)
         """Width and height of level 0."""
-        self.levels = tuple(Level(width=w, height=h, downsample=_downsample(self.size, (w, h))) for w, h in self._pyramid.sizes)
+        self.levels = tuple(Level(width=w, height=h, downsample=_downsample(self.size, (w, h))) for w, h in pyramid.sizes)
 
     @property
     def name(self) -> str:
@@ -166,9 +166,7 @@ class Slide:
 
     def close(self) -> None:
         """Closes the file."""
-        for pyramid in (*self._retired, self._pyramid):
-            pyramid.close()
-        self._retired.clear()
+        self._handle.pyramid.close()
 
     def __enter__(self) -> Self:
         return self
@@ -212,27 +210,50 @@ class Slide:
         return canvas
 
     def _read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
-        pyramid = self._pyramid
+        """Pixels inside a level. One error spoils a handle for every thread in it, so each of them tries again with one of its own."""
+        with self._lock:
+            handle = self._handle
+            handle.users += 1
         try:
-            return pyramid.read(level, x, y, width, height)
+            return handle.pyramid.read(level, x, y, width, height)
         except UserError:
             raise
         except MemoryError as error:
-            raise InputError(
-                f"{self.path}: a region of {width} x {height} pixels does not fit into memory. Ask for a smaller one."
-            ) from error
+            raise InputError(f"{self.path}: a region of {width} x {height} pixels does not fit into memory. Ask for less.") from error
+        except Exception:
+            self._replace(handle)
+        finally:
+            with self._lock:
+                handle.users -= 1
+                unused = handle.spoilt and not handle.users
+            if unused:
+                handle.pyramid.close()
+        pyramid = self._opener()
+        try:
+            return pyramid.read(level, x, y, width, height)
         except Exception as error:
-            self._reopen(pyramid)
             reason = " ".join(str(error).split())[:160] or type(error).__name__
             raise UnreadableRegion(
                 f"{self.path}: cannot be decoded at x {x}, y {y} of level {level} ({reason}). The file is damaged there; copy it again."
             ) from error
+        finally:
+            pyramid.close()
 
-    def _reopen(self, broken: Pyramid) -> None:
+    def _replace(self, spoilt: _Handle) -> None:
         with self._lock:
-            if self._pyramid is broken:  # else another thread was here first
-                self._retired.append(broken)  # other threads may still be inside it: closed with the slide
-                self._pyramid = self._opener()
+            spoilt.spoilt = True
+            if self._handle is spoilt:  # else another thread was here first
+                self._handle = _Handle(self._opener())
+
+
+@dataclass
+class _Handle:
+    """An open file, and how many threads are in it."""
+
+    pyramid: Pyramid
+    users: int = 0
+    spoilt: bool = False
+    """Answers nothing but an error any more; closed when the last thread has left it."""
 
 
 def _downsample(whole: tuple[int, int], level: tuple[int, int]) -> float:
