@@ -7,7 +7,7 @@ import importlib.metadata
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -29,7 +29,7 @@ from shared.devices import autocast, resolve_device, resolve_precision
 from shared.errors import InputError, UserError
 from shared.imaging.formats import HEAD_BYTES, describe
 from shared.imaging.limits import opened
-from shared.imaging.slides import SLIDE_SUFFIXES, open_slide
+from shared.imaging.slides import SLIDE_SUFFIXES, find_slides, open_slide
 from shared.inference.protocols import Sample
 from shared.inference.run import local_engine, run
 
@@ -261,7 +261,8 @@ def infer(config: ACMILInferConfig) -> int:
         engine = ray_engine(ACMILPredictor, config, {"device": config.device, "precision": config.precision, **options})
     else:
         engine = local_engine(predictor, output=config.output, batch_size=config.batch_size, workers=config.workers)
-    outcome = run(config, suffixes=predictor.suffixes, engine=engine, maker=maker)
+    find = partial(find_slides, others=BAG_SUFFIXES)  # a DICOM slide is one input, however many files it has
+    outcome = run(config, suffixes=predictor.suffixes, engine=engine, maker=maker, find=find)
     report = write_inference_report(outcome, predictor.about)
     counts = {name: sum(row["prediction"] == name for row in outcome.rows) for name in predictor.settings.classes}
     said = ", ".join(f"{count} {name}" for name, count in counts.items())

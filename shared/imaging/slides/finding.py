@@ -34,16 +34,20 @@ SLIDE_SUFFIXES = DICOM_SUFFIXES | {
 """File name endings that are looked for in folders. A file that is named is opened whatever its ending."""
 
 
-def find_slides(paths: Sequence[Path | str]) -> list[InputFile]:
+def find_slides(paths: Sequence[Path | str], *, others: frozenset[str] = frozenset()) -> list[InputFile]:
     """As ``find_inputs``; of a DICOM slide's many files the largest level stands for all, under its folder's name if it is alone there.
 
     DICOM labels, overviews, thumbnails, annotations and segmentations in a folder are not slides; one that is named itself is kept, so that
     opening it says what it is.
 
+    Args:
+        paths: files, folders and patterns.
+        others: endings of files to find besides slides.
+
     Raises:
         UserError: as ``find_inputs``, or if a folder holds nothing but such companions.
     """
-    found = find_inputs(paths, suffixes=SLIDE_SUFFIXES)
+    found = find_inputs(paths, suffixes=SLIDE_SUFFIXES | others)
     named = {Path(path).absolute() for path in paths if Path(path).is_file()}
     dicom = [file for file in found if is_dicom(file.path)]
     slides = slides_among(file.path for file in dicom if file.path.absolute() not in named)
