@@ -87,8 +87,8 @@ def check_grid(
         row, column = np.unravel_index(difference.argmax(), difference.shape)
         what = "origin" if column == 3 else "voxel axes"
         raise UserError(
-            f"{names[1]}: its affine does not match that of {names[0]}: the {what} differ by up to {difference[row, column]:.3g} mm, so the "
-            f"same index is another place in the brain. {remedy}"
+            f"{names[1]}: its affine does not match that of {names[0]}: the {what} differ by up to {difference[row, column]:.3g} mm, so "
+            f"the same index is another place in the brain. {remedy}"
         )
 
 

@@ -19,7 +19,7 @@ _TIE = 1e-10
 """Slope over log(alpha) by which equal scores go to the larger penalty (himalaya's rule)."""
 
 
-def _negative_mse(truth: Tensor, error: Tensor) -> Tensor:
+def _negative_mse(_truth: Tensor, error: Tensor) -> Tensor:
     return -error.square().mean(dim=-2)
 
 

@@ -76,8 +76,8 @@ def check_leakage(train: Sequence[Hashable], test: Sequence[Hashable], *, allow_
     repeated = [stimulus for stimulus in test if stimulus in fitted]
     if repeated and not allow_repeats:
         raise UserError(
-            f"{len(repeated)} of {len(test)} test samples show a stimulus that is also fitted ({repeated[0]!r}, for one): their scores would "
-            "not be those of new stimuli. Split by stimulus (grouped_splits), or allow repeats to reproduce a protocol that has them."
+            f"{len(repeated)} of {len(test)} test samples show a stimulus that is also fitted ({repeated[0]!r}, for one): their scores "
+            "would not be those of new stimuli. Split by stimulus (grouped_splits), or allow repeats to reproduce a protocol that has them."
         )
     return len(repeated)
 
