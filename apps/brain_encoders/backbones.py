@@ -60,7 +60,7 @@ class GaborPyramid(nn.Module):
 
     Kay et al., "Identifying natural images from human brain activity", Nature 2008: quadrature pairs at several orientations and scales;
     the energy is the square root of their summed squares, its logarithm is averaged over each cell of the grid. Local contrast and mean
-    colour are added. Channels are on comparable scales but not normalised.
+    colour are added.
 
     Args:
         cell: side of a cell of the grid in pixels.
@@ -88,7 +88,10 @@ class GaborPyramid(nn.Module):
         mean = F.avg_pool2d(light, self.cell)
         contrast = (F.avg_pool2d(light.square(), self.cell) - mean.square()).clamp(min=0).sqrt()
         colour = torch.cat([image[:, :1] - image[:, 1:2], image[:, 2:] - image[:, :2].mean(1, keepdim=True)], dim=1)
-        return torch.cat([F.avg_pool2d(torch.cat(energies, dim=1), self.cell), mean, contrast, F.avg_pool2d(colour, self.cell)], dim=1)
+        energy = F.avg_pool2d(torch.cat(energies, dim=1), self.cell)
+        # Offsets and gains of photographs, so that all channels have about mean 0 and variance 1 there.
+        parts = [2.5 * (energy - 0.6), mean, 3.5 * (contrast - 0.4), 4 * F.avg_pool2d(colour, self.cell)]
+        return torch.cat(parts, dim=1)
 
 
 def build_backbone(
@@ -98,7 +101,7 @@ def build_backbone(
     layer: str,
     part: str = "whole",
     norm: str = "",
-    size: int = 224,
+    size: int | tuple[int, int] = 224,
     pretrained: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
@@ -108,7 +111,7 @@ def build_backbone(
         source: "gabor"; "timm"; "transformers", whose name may be a folder that ``save_pretrained`` wrote.
         name: of the model there.
         layer, part, norm: see LayerFeatures.
-        size: side of the square image.
+        size: side of the square image, or height and width.
         pretrained: take the published weights, which downloads them; for timm's DINOv2 the position code is resampled as published.
         options: other arguments of the model's constructor (of its configuration, for transformers).
 
@@ -186,7 +189,7 @@ def first_tensor(answer: Any) -> Tensor:
     return next(first_tensor(value) for value in values if value is not None)
 
 
-def _timm(name: str, layer: str, part: str, norm: str, size: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+def _timm(name: str, layer: str, part: str, norm: str, size: int | tuple[int, int], pretrained: bool, options: dict[str, Any]) -> nn.Module:
     import timm
 
     sized = "vit_" in name or "deit" in name or "beit" in name or "eva" in name or "swin" in name

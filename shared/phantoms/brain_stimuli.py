@@ -22,6 +22,8 @@ FACES = 100
 """Faces in scikit-image's ``lfw_subset``."""
 HELD_OUT_FACES = 25
 """The last of them are kept for test stimuli."""
+SATURATION = 0.4
+"""Of the photographs' colours: faces stand out by theirs, so that features without weights can tell them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,7 @@ def stimulus(rng: np.random.Generator, *, side: int = 96, held_out: bool = False
     for name in ("face", "word"):
         if not shows[name]:
             continue
-        height = int(side * rng.uniform(0.3, 0.42))
+        height = int(side * rng.uniform(0.32, 0.45))
         width = height if name == "face" else int(1.4 * height)
         height = height if name == "face" else int(0.6 * height)
         patch = _face(rng, height, held_out) if name == "face" else _word(rng, height, width)
@@ -97,6 +99,8 @@ def _crop(rng: np.random.Generator, name: str, side: int) -> NDArray[np.float64]
     top, left = (int(rng.integers(0, size - extent + 1)) for size in photograph.shape[:2])
     crop = Image.fromarray(photograph[top : top + extent, left : left + extent]).resize((side, side), Image.Resampling.BILINEAR)
     pixels = np.asarray(crop, dtype=np.float64)
+    light = pixels.mean(axis=2, keepdims=True)
+    pixels = light + SATURATION * (pixels - light)
     return pixels[:, ::-1].copy() if rng.random() < 0.5 else pixels.copy()
 
 
@@ -105,7 +109,7 @@ def _face(rng: np.random.Generator, side: int, held_out: bool) -> NDArray[np.flo
     face = _faces()[int(rng.integers(known, FACES) if held_out else rng.integers(known))]
     grey = ndimage.zoom(face, side / face.shape[0], order=1)[:side, :side]
     grey = np.pad(grey, [(0, side - extent) for extent in grey.shape], mode="edge")
-    return 255 * grey[..., None] * np.array([1.05, 0.86, 0.75]) * rng.uniform(0.9, 1.1)
+    return 255 * grey[..., None] * np.array([1.1, 0.82, 0.68]) * rng.uniform(0.9, 1.1)
 
 
 def _word(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float64]:

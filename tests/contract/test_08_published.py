@@ -20,19 +20,20 @@ def checkpoint(contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_the_converted_bundle_answers_as_the_published_program(app: str, contract: Contract, checkpoint: Path, tmp_path: Path) -> None:
-    answer = run_here(app, "convert", "--published", checkpoint, "--output", tmp_path / "bundle")
+    answer = run_here(app, "convert", "--published", checkpoint, "--output", tmp_path / "bundle", *contract.published.options(tmp_path))
     assert answer.code == 0, answer.err
     errors = contract.published.errors(tmp_path / "bundle")
     assert errors
     assert {output: error for output, (error, tolerance) in errors.items() if not error <= tolerance} == {}
 
 
-def test_a_wrapper_around_the_weights_is_opened(app: str, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_wrapper_around_the_weights_is_opened(app: str, contract: Contract, checkpoint: Path, tmp_path: Path) -> None:
     """As torch's DataParallel and many training programs leave them."""
     state = torch.load(checkpoint, weights_only=True)
     torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "wrapped.pth")
-    assert run_here(app, "convert", "--published", tmp_path / "wrapped.pth", "--output", tmp_path / "wrapped").code == 0
-    assert run_here(app, "convert", "--published", checkpoint, "--output", tmp_path / "plain").code == 0
+    options = contract.published.options(tmp_path)
+    assert run_here(app, "convert", "--published", tmp_path / "wrapped.pth", "--output", tmp_path / "wrapped", *options).code == 0
+    assert run_here(app, "convert", "--published", checkpoint, "--output", tmp_path / "plain", *options).code == 0
     assert (tmp_path / "wrapped" / "model.safetensors").read_bytes() == (tmp_path / "plain" / "model.safetensors").read_bytes()
 
 

@@ -133,17 +133,14 @@ def _readout(fixture: Fixture, state: Arrays, inputs: Arrays) -> Arrays:
     return outputs
 
 
-def _whole(fixture: Fixture, state: Arrays, inputs: Arrays) -> Arrays:
-    import torch
-
+def build_whole(fixture: Fixture, state: Arrays, inputs: Arrays, *, side: int | tuple[int, int]) -> nn.Module:
+    """Backbone and readout with the published weights, for images of this size."""
     from apps.brain_encoders.backbones import build_backbone, published_dino
     from apps.brain_encoders.model import BrainEncoder
     from apps.brain_encoders.names import BACKBONE_PREFIX
-    from shared.attention import record
 
-    config, image = fixture.config, torch.from_numpy(inputs["image"])
+    config = fixture.config
     small = config["backbone"]
-    grid = (image.shape[2] // small["patch_size"], image.shape[3] // small["patch_size"])
     block = f"blocks.{small['depth'] - config['enc_output_layer']}"
     query = config["backbone_arch"] == "dinov2_q"
     backbone = build_backbone(
@@ -152,23 +149,28 @@ def _whole(fixture: Fixture, state: Arrays, inputs: Arrays) -> Arrays:
         layer=f"{block}.attn.qkv" if query else block,
         part="query" if query else "whole",
         norm="" if query else "norm",
-        size=(image.shape[2], image.shape[3]),  # type: ignore[arg-type]  # as timm takes it; bundles have squares
+        size=side,
         options={"embed_dim": small["embed_dim"], "depth": small["depth"], "num_heads": small["num_heads"], "init_values": 1.0},
     )
+    grid = tuple(backbone.network.patch_embed.grid_size)
     weights = {name.removeprefix(BACKBONE_PREFIX): value for name, value in tensors(state).items() if name.startswith(BACKBONE_PREFIX)}
     backbone.network.load_state_dict(published_dino(weights, grid=grid), strict=True)
-    network = BrainEncoder(backbone=backbone, readout=build(fixture, state, inputs, grid=grid)).eval()
+    return BrainEncoder(backbone=backbone, readout=build(fixture, state, inputs, grid=grid)).eval()
+
+
+def _whole(fixture: Fixture, state: Arrays, inputs: Arrays) -> Arrays:
+    import torch
+
+    from shared.attention import record
+
+    config, image = fixture.config, torch.from_numpy(inputs["image"])
+    network = build_whole(fixture, state, inputs, side=tuple(image.shape[2:]))
     with torch.inference_mode(), record(network.readout) as maps:
-        features = backbone(image)
-        prediction = network(image)
+        features, prediction = network.backbone(image), network(image)
     left, right = prediction.split((config["lh_vs"], config["rh_vs"]), dim=1)
     attention = maps["decoder.0.attention"].mean().numpy()
-    return {
-        "backbone_features": features.numpy(),
-        "decoder_attention_0": attention,
-        "lh_combined": left.numpy(),
-        "rh_combined": right.numpy(),
-    }
+    answers = {"backbone_features": features, "lh_combined": left, "rh_combined": right}
+    return {"decoder_attention_0": attention, **{name: value.numpy() for name, value in answers.items()}}
 
 
 def _positions(fixture: Fixture, state: Arrays, inputs: Arrays) -> Arrays:
