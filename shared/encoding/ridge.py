@@ -1,8 +1,8 @@
 """Voxelwise ridge regression with a cross-validated penalty for each voxel.
 
-Nothing is computed twice: features are decomposed once, responses are rotated once, penalties are judged without refitting, and only
-what was chosen is fitted. Results are those of himalaya's RidgeCV (Dupré la Tour et al., "Feature-space selection with banded ridge regression",
-NeuroImage 2022) and of scikit-learn's Ridge.
+Nothing is computed twice: features are decomposed once, responses are rotated once, penalties are judged without refitting, and only what
+was chosen is fitted. Results are those of himalaya's RidgeCV (Dupré la Tour et al., "Feature-space selection with banded ridge
+regression", NeuroImage 2022) and of scikit-learn's Ridge.
 """
 
 from __future__ import annotations
