@@ -17,7 +17,16 @@ from apps.brain_encoders.space import SurfaceSpace
 from apps.brain_encoders.study import Study, load_array
 from shared.errors import UserError
 
-__all__ = ["NOWHERE", "ROI_NAMES", "is_algonauts", "published_membership", "read_algonauts", "read_algonauts_space", "read_regions", "region_masks"]
+__all__ = [
+    "NOWHERE",
+    "ROI_NAMES",
+    "is_algonauts",
+    "published_membership",
+    "read_algonauts",
+    "read_algonauts_space",
+    "read_regions",
+    "region_masks",
+]
 
 ROI_NAMES: dict[str, tuple[str, ...]] = {
     "prf-visualrois": ("V1v", "V1d", "V2v", "V2d", "V3v", "V3d", "hV4"),

@@ -57,12 +57,16 @@ def read_bold5000(root: Path, *, subject: str = "") -> Study:
     shown = [line.strip() for line in lists[0].read_text().splitlines() if line.strip()]
     rows = len(next(iter(total.values())))
     if len(shown) != rows:
-        raise UserError(f"{lists[0]}: names {len(shown):,} presentations, but the responses have {rows:,} rows. Take both from one release.")
+        raise UserError(
+            f"{lists[0]}: names {len(shown):,} presentations, but the responses have {rows:,} rows. Take both from one release."
+        )
     files = {path.name: path for path in root.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".tif")}
     originals = [re.sub(r"^rep_", "", name) for name in shown]  # as repetitions are marked
     missing = sorted({name for name in originals if name not in files})
     if missing:
-        raise UserError(f"{root}: {len(missing):,} of the pictures shown are missing, the first: {missing[0]}. Unpack the stimuli below it.")
+        raise UserError(
+            f"{root}: {len(missing):,} of the pictures shown are missing, the first: {missing[0]}. Unpack the stimuli below it."
+        )
     images = list(dict.fromkeys(originals))
     index = {name: position for position, name in enumerate(images)}
     units = tuple(f"{name} {number}" for name, values in total.items() for number in range(values.shape[1]))
@@ -92,7 +96,9 @@ def read_matrices(path: Path) -> dict[str, NDArray[np.float64]]:
     try:
         content = loadmat(path)
     except (OSError, ValueError, NotImplementedError, MatReadError) as error:
-        raise UserError(f"{path}: cannot be read as a MATLAB file ({error}). Copy it again; of version 7.3, save it as version 7.") from error
+        raise UserError(
+            f"{path}: cannot be read as a MATLAB file ({error}). Copy it again; of version 7.3, save it as version 7."
+        ) from error
     found = {
         name: value.astype(np.float64)
         for name, value in content.items()

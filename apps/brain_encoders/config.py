@@ -21,6 +21,7 @@ __all__ = [
     "ModelConfig",
     "PhantomConfig",
     "RidgeConfig",
+    "SeriesConfig",
     "TrainConfig",
 ]
 
@@ -182,7 +183,7 @@ class BrainConvertConfig(ConvertConfig):
     """Turn a checkpoint of the transformer brain encoder's program into a bundle."""
 
     subject: Path | None = None
-    """The Algonauts folder that it was trained on, for the regions and the vertices; or an .npz with lh and rh, [regions, vertices] each."""
+    """The Algonauts folder that it was trained on, for regions and vertices; or an .npz with lh and rh, [regions, vertices] each."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     """Its backbone: the authors' files hold none."""
     heads: PositiveInt = 16
@@ -224,4 +225,39 @@ class PhantomConfig:
     """Mean part of a presentation's variance that is signal."""
     space: Literal["surface", "volume"] = "surface"
     """fsaverage5, or a grid of 4 mm in MNI space."""
+    seed: NonNegativeInt = 0
+
+
+@dataclass(kw_only=True)
+class SeriesConfig:
+    """Fit time series: events or their pictures to BOLD that fMRIPrep has preprocessed, scored on runs left out."""
+
+    derivatives: Path
+    """fMRIPrep's output folder."""
+    raw: Path | None = None
+    """The BIDS data set itself: events tables, and pictures below stimuli/."""
+    subject: str
+    """Without sub-."""
+    task: str = ""
+    """Without task-; needed where there are several."""
+    space: str = ""
+    """Such as MNI152NLin2009cAsym or fsaverage5; needed where there are several."""
+    kind: Literal["volume", "surface", "cifti"] = "volume"
+    """Which files to read: .nii.gz with its brain mask, .func.gii of both hemispheres, or .dtseries.nii."""
+    features: Literal["events", "images"] = "events"
+    """events: one regressor for each trial_type; images: the backbone's features of each stim_file."""
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    components: PositiveInt = 64
+    """Of the pictures' features."""
+    cache: Path | None = Path("cache/features")
+    """Folder for the backbone's features."""
+    delays: tuple[NonNegativeInt, ...] = (1, 2, 3, 4)
+    """Volumes between a stimulus and the responses that it may cause."""
+    confounds: bool = True
+    """Take out fMRIPrep's head motion, white matter and CSF."""
+    alphas: tuple[PositiveFloat, ...] = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
+    folds: PositiveInt = 5
+    """Blocks of a single run; several runs are left out one by one."""
+    permutations: PositiveInt = 1000
+    output: Path = Path("results/series")
     seed: NonNegativeInt = 0

@@ -136,4 +136,5 @@ def make_phantoms(config: PhantomConfig) -> None:
     with atomic_folder(config.output) as temporary:
         write_phantom(temporary, phantom)
     units = phantom.responses.shape[1]
-    print(f"{config.output}: {units:,} units that saw {config.count + config.test} pictures. Train: apps.brain_encoders train --data.root {config.output}")
+    shown = config.count + config.test
+    print(f"{config.output}: {units:,} units that saw {shown} pictures. Train: apps.brain_encoders train --data.root {config.output}")

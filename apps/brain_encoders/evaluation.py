@@ -89,7 +89,7 @@ class StudyScores:
 
 
 def evaluate(config: EvaluateConfig) -> int:
-    """Scores, prints the table and writes metrics.json, units.csv, regions.csv, maps and report.html; 3 if some images could not be used."""
+    """Scores, prints the table and writes metrics.json, units.csv, regions.csv, maps and report.html; 3 if some images failed."""
     predictors = [BrainEncoderPredictor.load(path, device=config.device, precision=config.precision) for path in config.model]
     study = checked(read_study(config.data, subject=config.subject), bad_units="drop", allow_repeats=config.allow_repeats)
     study = _units_of(study, predictors[0], config.model[0])
@@ -129,7 +129,9 @@ def score(study: Study, predictors: dict[str, BrainEncoderPredictor], config: Ev
         except InputError as error:
             failures[str(study.images[index])] = str(error)
     if len(pictures) < 3:
-        raise UserError(f"{study.root}: {len(failures)} of {len(test)} test images could not be used, the first: {next(iter(failures.values()))}")
+        raise UserError(
+            f"{study.root}: {len(failures)} of {len(test)} test images could not be used, the first: {next(iter(failures.values()))}"
+        )
     used = np.array([index for index, _ in pictures])
     measured, ceiling = study.mean_responses(used), _ceiling(study, used)
     answers = {}

@@ -50,9 +50,13 @@ def write_evaluation_report(folder: Path, scores: StudyScores, predictor: BrainE
     report.facts({"mean correlation": float(best.correlation.mean()), "2V2": best.two_v_two, **scores.truth})
     report.section("Scores")
     report.table(list(COLUMNS), [list(row) for row in _rows(scores)], caption=_EXPLANATION)
-    report.figure(_region_figure(scores), caption="Correlation by region: mean, and the middle half of its units. Grey: the noise ceiling (as r).")
+    report.figure(
+        _region_figure(scores), caption="Correlation by region: mean, and the middle half of its units. Grey: the noise ceiling (as r)."
+    )
     report.section("Maps")
-    report.figure(brain_picture(best.correlation, scores.study.space, limit=1.0, height=240), caption=f"Correlation of {best.name}, -1 to 1.")
+    report.figure(
+        brain_picture(best.correlation, scores.study.space, limit=1.0, height=240), caption=f"Correlation of {best.name}, -1 to 1."
+    )
     if scores.ceiling is not None:
         report.figure(_against_ceiling(best, scores.ceiling), caption="Each unit's correlation against what noise allows.")
     if isinstance(scores.study.space, (SurfaceSpace, VolumeSpace)):
@@ -71,7 +75,10 @@ def write_evaluation_report(folder: Path, scores: StudyScores, predictor: BrainE
         report.table(["image that could not be used", "reason"], list(scores.failures.items()), caption="Left out of every score.")
     report.table(
         ["file", "holds"],
-        [[Link(text=name, path=name), what] for name, what in (("units.csv", "every unit"), ("regions.csv", "every region"), ("metrics.json", "all"))],
+        [
+            [Link(text=name, path=name), what]
+            for name, what in (("units.csv", "every unit"), ("regions.csv", "every region"), ("metrics.json", "all"))
+        ],
         caption="Everything as numbers.",
     )
     path = folder / "report.html"
@@ -122,8 +129,8 @@ def write_surface_page(folder: Path, values: NDArray[np.floating], scores: Study
 
 _EXPLANATION = (
     "r and R2: means over units. Noise-normalised: max(r, 0) squared over the noise ceiling, at most 1, units without a ceiling left out. "
-    "2V2 and pattern r compare whole patterns of units, image by image; they are not to be compared with r. Units above chance: permutation "
-    "test over images, false discovery rate 5 %."
+    "2V2 and pattern r compare whole patterns of units, image by image; they are not to be compared with r. Units above chance: a "
+    "permutation test over images, false discovery rate 5 %."
 )
 
 
@@ -149,7 +156,9 @@ def _region_figure(scores: StudyScores) -> Figure:
     for order, model in enumerate(scores.models):
         places = np.arange(len(names)) + (order - (len(scores.models) - 1) / 2) * width
         means = np.array([np.nan if row.mean is None else row.mean for row in model.regions])
-        low, high = (np.array([np.nan if getattr(row, end) is None else getattr(row, end) for row in model.regions]) for end in ("low", "high"))
+        low, high = (
+            np.array([np.nan if getattr(row, end) is None else getattr(row, end) for row in model.regions]) for end in ("low", "high")
+        )
         axes.bar(places, means, width, label=model.name)
         axes.vlines(places, low, high, color="black", linewidth=1)
     if scores.ceiling is not None:

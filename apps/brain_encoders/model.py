@@ -59,7 +59,7 @@ class RoutingTransformer(nn.Module):
         encoder_layers: self-attention layers over the features before the queries read them; none in the paper.
         decoder_layers: times that the queries read.
         norm_first: norms before attention and network (the paper's) rather than after.
-        memory_layer: which encoder layer's output is read, from 0; -1 is the last. The published code takes its backbone's layer number here.
+        memory_layer: which encoder layer's output is read, from 0; -1 is the last. The published code has its backbone's number here.
         projects_values: False is the published "custom_transformer": no value projection, no residual around the attention and no last
             norm, so that tokens are weighted means of the features themselves.
     """
@@ -310,7 +310,7 @@ def sine_positions(valid: Tensor, *, channels: int, temperature: float = 10_000.
         channels: of the code, half for each axis.
 
     Returns:
-        [B, channels, h, w]. Coordinates count from 1 and are divided by the last, then run to 2 pi (Carion et al., ECCV 2020, appendix A.4).
+        [B, channels, h, w]. Coordinates count from 1 and are divided by the last, then run to 2 pi (Carion et al., ECCV 2020, A.4).
     """
     count = valid.float()
     half = channels // 2

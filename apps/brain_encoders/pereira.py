@@ -55,7 +55,9 @@ def read_pereira(root: Path, *, subject: str = "") -> Study:
             pictures[name].append(path)
     missing = [name for name, files in pictures.items() if not files]
     if missing:
-        raise UserError(f"{root}: {len(missing)} of {len(concepts)} concepts have no picture, the first: {missing[0]}. Unpack the pictures too.")
+        raise UserError(
+            f"{root}: {len(missing)} of {len(concepts)} concepts have no picture, the first: {missing[0]}. Unpack the pictures too."
+        )
     images = [path for name in concepts for path in pictures[name]]
     concept = np.array([index for index, name in enumerate(concepts) for _ in pictures[name]])
     return Study(

@@ -135,7 +135,9 @@ class BrainPrediction:
             UserError: if the model has no queries.
         """
         if not self.routing:
-            raise UserError("this model has no queries, so there is nothing to see of where they look. Train one with model.name transformer.")
+            raise UserError(
+                "this model has no queries, so there is nothing to see of where they look. Train one with model.name transformer."
+            )
         panels = [heat(self.image, values) for values in self.routing.values()]
         panels += [np.full_like(self.image, 255)] * (-len(panels) % columns)
         rows = [np.concatenate(panels[start : start + columns], axis=1) for start in range(0, len(panels), columns)]
@@ -143,7 +145,11 @@ class BrainPrediction:
 
 
 def brain_picture(
-    values: NDArray[np.floating], space: SurfaceSpace | VolumeSpace | TableSpace, *, limit: float | None = None, height: int = PREVIEW_HEIGHT
+    values: NDArray[np.floating],
+    space: SurfaceSpace | VolumeSpace | TableSpace,
+    *,
+    limit: float | None = None,
+    height: int = PREVIEW_HEIGHT,
 ) -> NDArray[np.uint8]:
     """A value for each unit [V] as a picture of the brain; for units without a place, as a strip of colours."""
     if isinstance(space, SurfaceSpace):

@@ -16,7 +16,9 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def to_input(image: NDArray[np.uint8], *, size: int, multiple: int = 1) -> Tensor:
     """An RGB picture [H, W, 3] as [3, S, S]: resized to a square, normalised, and then padded with zeros at the bottom and the right."""
-    square = image if image.shape[:2] == (size, size) else np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    square = (
+        image if image.shape[:2] == (size, size) else np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    )
     scaled = (square.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
     side = padded_side(size, multiple)
     result = torch.zeros(3, side, side)

@@ -24,9 +24,7 @@ __all__ = ["region_rows", "write_inference_report", "write_training_report"]
 SHOWN = 12
 
 
-def write_training_report(
-    folder: Path, predictor: BrainEncoderPredictor, study: Study, parts: Parts, metrics: Mapping[str, float]
-) -> Path:
+def write_training_report(folder: Path, predictor: BrainEncoderPredictor, study: Study, parts: Parts, metrics: Mapping[str, float]) -> Path:
     """``folder/report.html``: curves, validation correlations on the brain and by region, and what regions looked at."""
     report = Report(f"Training of {predictor.about['name']}")
     report.facts({name.replace("_", " "): value for name, value in metrics.items()})

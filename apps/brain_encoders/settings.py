@@ -131,7 +131,9 @@ def query_membership(
         here = np.zeros(units, dtype=bool)
         here[start : start + count] = True
         start += count
-        masks = {"all": np.ones(units, dtype=bool)} if model.queries == "hemispheres" else {**regions, "elsewhere": _in_none(regions, units)}
+        masks = (
+            {"all": np.ones(units, dtype=bool)} if model.queries == "hemispheres" else {**regions, "elsewhere": _in_none(regions, units)}
+        )
         for name, mask in masks.items():
             if (mask & here).any():
                 names.append(f"{side} {name}".strip())

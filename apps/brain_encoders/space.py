@@ -39,7 +39,9 @@ class Space(Protocol):
 
     columns: ClassVar[tuple[str, ...]]
 
-    def write(self, values: Values, folder: Path, stem: str, *, formats: Sequence[str], maps: Sequence[str] = ("response",)) -> dict[str, str]:
+    def write(
+        self, values: Values, folder: Path, stem: str, *, formats: Sequence[str], maps: Sequence[str] = ("response",)
+    ) -> dict[str, str]:
         """Writes [V], or [maps, V], in those of the formats (gifti, nifti, cifti) that this kind of place has; kind of file -> its name."""
 
 
@@ -83,7 +85,9 @@ class SurfaceSpace:
             whole.append(filled)
         return whole[0], whole[1]
 
-    def write(self, values: Values, folder: Path, stem: str, *, formats: Sequence[str], maps: Sequence[str] = ("response",)) -> dict[str, str]:
+    def write(
+        self, values: Values, folder: Path, stem: str, *, formats: Sequence[str], maps: Sequence[str] = ("response",)
+    ) -> dict[str, str]:
         """GIFTI: one .func.gii for each hemisphere; CIFTI: one .dscalar.nii."""
         from nibabel import cifti2, gifti
 
@@ -95,7 +99,9 @@ class SurfaceSpace:
                     gifti.GiftiDataArray(row, intent="NIFTI_INTENT_NONE", datatype="NIFTI_TYPE_FLOAT32", meta={"Name": name})
                     for name, row in zip(maps, whole, strict=True)
                 ]
-                meta = gifti.GiftiMetaData({"AnatomicalStructurePrimary": {"CORTEX_LEFT": "CortexLeft", "CORTEX_RIGHT": "CortexRight"}[structure]})
+                meta = gifti.GiftiMetaData(
+                    {"AnatomicalStructurePrimary": {"CORTEX_LEFT": "CortexLeft", "CORTEX_RIGHT": "CortexRight"}[structure]}
+                )
                 files[side] = f"{stem}_{side}.func.gii"
                 write_bytes(folder / files[side], gifti.GiftiImage(darrays=arrays, meta=meta).to_bytes())
         if "cifti" in formats:
@@ -138,7 +144,9 @@ class VolumeSpace:
         whole[..., self.mask] = values
         return whole
 
-    def write(self, values: Values, folder: Path, stem: str, *, formats: Sequence[str], maps: Sequence[str] = ("response",)) -> dict[str, str]:
+    def write(
+        self, values: Values, folder: Path, stem: str, *, formats: Sequence[str], maps: Sequence[str] = ("response",)
+    ) -> dict[str, str]:
         """NIfTI: one .nii.gz with the mask's affine, a map after another along the fourth axis; CIFTI: one .dscalar.nii."""
         import nibabel as nib
         from nibabel import cifti2
@@ -177,7 +185,9 @@ class TableSpace:
         """As given."""
         return [(name,) for name in self.units]
 
-    def write(self, values: Values, folder: Path, stem: str, *, formats: Sequence[str], maps: Sequence[str] = ("response",)) -> dict[str, str]:
+    def write(
+        self, values: Values, folder: Path, stem: str, *, formats: Sequence[str], maps: Sequence[str] = ("response",)
+    ) -> dict[str, str]:
         """None of the formats has such units."""
         return {}
 
@@ -194,7 +204,9 @@ def space_from_arrays(arrays: Mapping[str, Any], *, source: Path | str) -> Surfa
         return VolumeSpace(mask=np.asarray(arrays["mask"]) > 0, affine=np.asarray(arrays["affine"], dtype=np.float64))
     if "units" in arrays:
         return TableSpace(units=tuple(_words(arrays["units"]).splitlines()))
-    raise UserError(f"{source}: does not say where the units are: mesh, left and right; or mask and affine; or units. It has {sorted(arrays)}.")
+    raise UserError(
+        f"{source}: does not say where the units are: mesh, left and right; or mask and affine; or units. It has {sorted(arrays)}."
+    )
 
 
 def _text(words: str) -> NDArray[np.uint8]:

@@ -151,11 +151,13 @@ def checked(study: Study, *, bad_units: str = "refuse", allow_repeats: bool = Fa
     """
     if study.responses.ndim != 2 or len(study.responses) != len(study.trials):
         rows = f"{study.responses.shape[0]:,} rows" if study.responses.ndim else "no rows"
-        raise UserError(f"{study.root}: {len(study.trials):,} presentations, but responses with {rows}. Give one row for each presentation.")
+        raise UserError(
+            f"{study.root}: {len(study.trials):,} presentations, but responses with {rows}. Give one row for each presentation."
+        )
     units = sum(study.space.hemispheres)
     if units != study.units:
         raise UserError(
-            f"{study.root}: the responses have {study.units:,} units, but space (mask or vertices) has {units:,}. Take both from one export."
+            f"{study.root}: the responses have {study.units:,} units, but the mask or the vertices are {units:,}. Take both from one export."
         )
     for name, mask in study.regions.items():
         if mask.shape != (units,):
@@ -187,7 +189,8 @@ def write_phantom(folder: Path, phantom: BrainPhantom) -> None:
     if phantom.vertices is not None:
         space: SurfaceSpace | VolumeSpace = SurfaceSpace(mesh="fsaverage5", left=phantom.vertices[0], right=phantom.vertices[1])
     else:
-        assert phantom.mask is not None and phantom.affine is not None
+        assert phantom.mask is not None
+        assert phantom.affine is not None
         space = VolumeSpace(mask=phantom.mask, affine=phantom.affine)
     _save(folder / "responses.npy", phantom.responses)
     _save_all(folder / "space.npz", space.arrays())
@@ -237,7 +240,9 @@ def _without_bad_units(study: Study, bad_units: str) -> Study:
     bad = unknown | constant
     if not bad.any():
         return study
-    found = ", ".join(f"{count:,} {what}" for count, what in ((unknown.sum(), "not numbers (NaN or infinite)"), (constant.sum(), "constant")) if count)
+    found = ", ".join(
+        f"{count:,} {what}" for count, what in ((unknown.sum(), "not numbers (NaN or infinite)"), (constant.sum(), "constant")) if count
+    )
     if bad_units == "refuse":
         raise UserError(
             f"{study.root}: {int(bad.sum()):,} of {study.units:,} units have responses that are {found}. Mask them out of the export, "

@@ -48,7 +48,9 @@ class EncoderTraining(pl.LightningModule):
         backbone: what makes features of pictures, where batches hold pictures.
     """
 
-    def __init__(self, readout: nn.Module, *, hemispheres: tuple[int, ...], penalty: float, config: FitConfig, backbone: nn.Module | None) -> None:
+    def __init__(
+        self, readout: nn.Module, *, hemispheres: tuple[int, ...], penalty: float, config: FitConfig, backbone: nn.Module | None
+    ) -> None:
         super().__init__()
         self.readout, self.hemispheres, self.penalty, self.config = readout, hemispheres, penalty, config
         self._backbone = (backbone,)  # in a tuple, so that it is no part of the module
@@ -120,12 +122,18 @@ def train(config: TrainConfig) -> None:
     network = BrainEncoder(backbone=backbone.cpu(), readout=readout).eval()
     correlation = pearson(parts.validation_responses, _predicted(readout, store, parts))
     metrics = {"correlation": float(np.nan_to_num(correlation).mean()), "median_correlation": float(np.median(np.nan_to_num(correlation)))}
-    facts |= {"seed": config.fit.seed, "data": study.name, "data_sha256": study.fingerprint(), "images": [len(parts.train), len(parts.validation)]}
+    facts |= {
+        "seed": config.fit.seed,
+        "data": study.name,
+        "data_sha256": study.fingerprint(),
+        "images": [len(parts.train), len(parts.validation)],
+    }
     brain = Brain(study.space, study.regions, correlation.astype(np.float32))
     predictor = BrainEncoderPredictor(network, settings, brain, facts=provenance(**facts, metrics=metrics))
     predictor.save_bundle(folder / "model")
     report = write_training_report(folder, predictor, study, parts, metrics)
-    print(f"validation correlation {metrics['correlation']:.3f} (mean over {study.units:,} units). Bundle: {folder / 'model'}; to look at: {report}")
+    print(f"validation correlation {metrics['correlation']:.3f} (mean over {study.units:,} units)")
+    print(f"Bundle: {folder / 'model'}; to look at: {report}")
 
 
 def _fit_by_gradients(
@@ -133,9 +141,7 @@ def _fit_by_gradients(
 ) -> tuple[Settings, nn.Module, bool, dict[str, Any]]:
     queries, membership = query_membership(config.model, study.space, study.regions)
     shape = tuple(store.read(parts.train[0]).shape)
-    settings = Settings(
-        model=config.model, backbone=config.backbone, features=shape, hemispheres=study.space.hemispheres, queries=queries
-    )
+    settings = Settings(model=config.model, backbone=config.backbone, features=shape, hemispheres=study.space.hemispheres, queries=queries)
     pl.seed_everything(config.fit.seed, verbose=False)
     readout = build_readout(settings, membership)
     # The readout starts at the mean response, which else takes it many steps.

@@ -19,9 +19,7 @@ def picture_statistics(path: Path) -> NDArray[np.float64]:
     return np.concatenate([pixels.mean(axis=0), pixels.std(axis=0)])
 
 
-def trivial_predictions(
-    train: list[Path], responses: NDArray[np.float32], test: list[Path]
-) -> dict[str, NDArray[np.float64]]:
+def trivial_predictions(train: list[Path], responses: NDArray[np.float32], test: list[Path]) -> dict[str, NDArray[np.float64]]:
     """Name -> predictions [test, V] that know the training images and their responses, and of the test images only their colours."""
     fitted, asked = (np.stack([picture_statistics(path) for path in paths]) for paths in (train, test))
     spread = fitted.std(axis=0)

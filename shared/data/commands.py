@@ -37,7 +37,7 @@ def list_data(config: ListConfig) -> None:
         table.add_row(
             manifest.name,
             f"{escape(manifest.title)}\n[dim]{escape(manifest.modality)}, {escape(manifest.task)}[/dim]",
-            f"{manifest.count:,}",
+            f"{manifest.count:,}" if manifest.unit == "pairs" else f"{manifest.count:,} {manifest.unit}",
             "?" if manifest.size_mb is None else f"{manifest.size_mb:,.0f}",
             "by hand" if by_hand else "automatic",
             "yes" if (config.root / manifest.name / PROVENANCE).is_file() else "",

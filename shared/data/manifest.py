@@ -59,7 +59,7 @@ class Manifest:
     terms: str
     citation: str
     count: int
-    """Number of image-mask pairs."""
+    """Number of image-mask pairs, or of what ``unit`` says."""
     size_mb: float | None
     """Size of the download in megabytes, where known."""
     archives: list[Archive]
@@ -72,6 +72,10 @@ class Manifest:
     """The file that it was read from."""
     sha256: str
     """Of that file."""
+    in_place: str = ""
+    """Of a set that is too large to be fetched and copied (whole slides): how a person lays it out. Such a set needs no ``layouts``."""
+    unit: str = "pairs"
+    """What ``count`` counts."""
 
 
 def names() -> list[str]:
@@ -140,7 +144,7 @@ def _check(manifest: Manifest) -> None:
     if not manifest.homepage.startswith(("http://", "https://")):
         fail("homepage", f"must start with http:// or https://, found {manifest.homepage!r}.")
     for key in ("archives", "layouts"):
-        if not getattr(manifest, key):
+        if not getattr(manifest, key) and not (key == "layouts" and manifest.in_place):
             fail(key, "must have at least one entry.")
     for index, archive in enumerate(manifest.archives):
         key = f"archives[{index}]"
@@ -162,7 +166,7 @@ def _check(manifest: Manifest) -> None:
             if pattern.count("{stem}") != 1:
                 fail(f"layouts[{index}].{key}", f"must have {{stem}} once, found {pattern!r}.")
             with_splits.add("{split}" in pattern)
-    if with_splits != {bool(manifest.splits)}:
+    if manifest.layouts and with_splits != {bool(manifest.splits)}:
         fail("splits", "must list the folders if, and only if, every layout pattern has {split}.")
     if manifest.splits and sum(manifest.splits.values()) != manifest.count:
         fail("splits", f"must add up to count, {manifest.count}; they add up to {sum(manifest.splits.values())}.")

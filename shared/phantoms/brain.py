@@ -141,9 +141,7 @@ def brain_phantom(
     )
 
 
-Places = tuple[
-    Float, NDArray[np.bool_], tuple[NDArray[np.intp], NDArray[np.intp]] | None, NDArray[np.bool_] | None, Float | None
-]
+Places = tuple[Float, NDArray[np.bool_], tuple[NDArray[np.intp], NDArray[np.intp]] | None, NDArray[np.bool_] | None, Float | None]
 """Coordinates [V, 3] in mm, whether each is left, and either vertices or mask and affine."""
 
 

@@ -1,4 +1,4 @@
-"""Maps of the cortex as pictures: values of fsaverage5's vertices on the inflated surface, by table look-up, so that a picture takes milliseconds.
+"""Maps of the cortex as pictures: values of fsaverage5's vertices on the inflated surface, by table look-up, in milliseconds.
 
 ``nilearn.plotting.view_surf`` makes pages to turn around in a browser; this makes the many small pictures of reports and services.
 """
@@ -56,7 +56,10 @@ def cortex_picture(
     limit = limit or (float(np.percentile(abs(known), 98)) if known.size else 1.0) or 1.0
     columns = []
     for view in views:
-        pair = [_painted(values_, side, view, height, limit, colormap, symmetric) for side, values_ in zip(("left", "right"), np.split(values, 2))]
+        pair = [
+            _painted(values_, side, view, height, limit, colormap, symmetric)
+            for side, values_ in zip(("left", "right"), np.split(values, 2), strict=True)
+        ]
         width = max(picture.shape[1] for picture in pair)
         columns.append(np.concatenate([np.pad(each, [(0, 0), (0, width - each.shape[1]), (0, 0)], constant_values=255) for each in pair]))
     return np.concatenate(columns, axis=1)
@@ -107,7 +110,9 @@ def _raster(side: str, view: View, height: int) -> tuple[NDArray[np.intp], NDArr
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     facing = normals @ towards / np.linalg.norm(normals, axis=1)
     sampled = np.einsum("sk,tkd->tsd", steps, corners).reshape(-1, 3)
-    owner = np.repeat(triangles[:, None, :], len(steps), axis=1).reshape(-1, 3)[np.arange(len(sampled)), np.tile(steps.argmax(1), len(triangles))]
+    owner = np.repeat(triangles[:, None, :], len(steps), axis=1).reshape(-1, 3)[
+        np.arange(len(sampled)), np.tile(steps.argmax(1), len(triangles))
+    ]
     depth = sampled @ towards
     column = ((sampled @ across - low[0]) * scale + 0.03 * width).astype(int).clip(0, width - 1)
     row = (height - 1 - ((sampled @ up - low[1]) * scale + 0.03 * height)).astype(int).clip(0, height - 1)

@@ -114,7 +114,7 @@ def published_options(folder: Path) -> list[object]:
 
 
 def published_errors(bundle: Path) -> dict[str, tuple[float, float]]:
-    """In spreads, as the fixture states its tolerance. Its image is no square, which bundles take: the readout is asked with its features."""
+    """In spreads, as the fixture states its tolerance. Bundles take squares, and its image is none: the readout is given its features."""
     import torch
 
     from apps.brain_encoders import BrainEncoderPredictor

@@ -1,4 +1,4 @@
-"""The transformer brain encoder, the readouts it is compared with, its features, and WAVE's encoder. Metrics have an adapter of their own."""
+"""The transformer brain encoder, the readouts it is compared with, its features, and WAVE's encoder. Metrics have their own adapter."""
 
 from __future__ import annotations
 
