@@ -14,6 +14,7 @@ __all__ = [
     "BrainConvertConfig",
     "BrainInferConfig",
     "BrainServeConfig",
+    "CompareConfig",
     "DataConfig",
     "EvaluateConfig",
     "ExportConfig",
@@ -260,4 +261,24 @@ class SeriesConfig:
     """Blocks of a single run; several runs are left out one by one."""
     permutations: PositiveInt = 1000
     output: Path = Path("results/series")
+    seed: NonNegativeInt = 0
+
+
+@dataclass(kw_only=True)
+class CompareConfig:
+    """Compare feature spaces on one study: image, text and joint models, with published and with leakage-safe folds."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    spaces: tuple[Literal["image", "text", "joint", "light"], ...] = ("image", "text")
+    """light is mean and spread of the pictures' colours, for a floor. Of two or three spaces the shared variance is found too."""
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    """Of image."""
+    text_model: str = "bert-base-uncased"
+    """A transformers model, or a folder with its files; reads the captions."""
+    text_layer: str = ""
+    """A module of it by name; empty: the last hidden states."""
+    text_pooling: Literal["mean", "first", "pooler"] = "mean"
+    joint_model: str = "openai/clip-vit-base-patch32"
+    """A transformers model of pictures with captions, or a folder with its files."""
+    output: Path = Path("results/spaces")
     seed: NonNegativeInt = 0

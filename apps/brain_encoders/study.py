@@ -157,7 +157,7 @@ def checked(study: Study, *, bad_units: str = "refuse", allow_repeats: bool = Fa
     units = sum(study.space.hemispheres)
     if units != study.units:
         raise UserError(
-            f"{study.root}: the responses have {study.units:,} units, but the mask or the vertices are {units:,}. Take both from one export."
+            f"{study.root}: the responses have {study.units:,} units, but mask or vertices are {units:,}. Take both from one export."
         )
     for name, mask in study.regions.items():
         if mask.shape != (units,):
