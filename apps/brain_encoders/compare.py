@@ -167,15 +167,7 @@ def _print(rows: list[SpaceScores], shares: dict[str, float], leaked: int, sampl
     for column in ("space", "features", "2V2", "pattern r", "safe 2V2", "safe pattern r", "safe r", "safe R2"):
         table.add_column(column, no_wrap=True)
     for row in rows:
-        values = (
-            row.published_two_v_two,
-            row.published_pattern_correlation,
-            row.two_v_two,
-            row.pattern_correlation,
-            row.correlation,
-            row.r2,
-        )
-        table.add_row(row.space, str(row.features), *(f"{value:.3f}" for value in values))
+        table.add_row(row.space, str(row.features), *(f"{value:.3f}" for value in list(asdict(row).values())[2:]))
     Console(width=max(Console().width, 110)).print(table)
     print(f"in the published folds {leaked:,} of {samples:,} presentations show a picture that was also fitted")
     for spaces, share in shares.items():
