@@ -157,7 +157,7 @@ def _repeated(study: Study) -> int:
 
 
 _CAPTION = (
-    "published: ten successive folds of presentations, in which {leaked:,} of {samples:,} presentations show a picture that was also fitted. "
+    "published: ten successive folds of presentations, in which {leaked:,} of {samples:,} show a picture that was also fitted. "
     "The others: each picture in one fold. pattern correlation is across units, the paper's Pearson; correlation is across pictures."
 )
 
