@@ -206,7 +206,8 @@ def _against_truth(
     found = {"correlation_with_true_signal": float(pearson(study.truth["signal"][used], predicted)[has].mean())}
     presentations = study.presentations(used)
     if ceiling is not None and presentations is not None:
-        true = share / (share + (1 - share) / len(presentations))
+        spread = share * study.truth["signal"][used].var(axis=0)
+        true = spread / (spread + (1 - share) / len(presentations))
         found["mean_true_ceiling"], found["mean_estimated_ceiling"] = float(true[has].mean()), float(ceiling[has].mean())
     return found
 

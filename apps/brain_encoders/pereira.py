@@ -45,7 +45,7 @@ def read_pereira(root: Path, *, subject: str = "") -> Study:
     folder = chosen[0]
     content = _load(folder / EXAMPLES)
     responses = np.asarray(content["examples"], dtype=np.float32)
-    concepts = [str(name).strip().lower() for name in np.ravel(content["keyConcept"])]
+    concepts = [_word(name).lower() for name in np.ravel(content["keyConcept"])]
     if len(concepts) != len(responses):
         raise UserError(f"{folder / EXAMPLES}: {len(concepts)} concepts, but {len(responses)} rows of responses. Copy it again.")
     pictures: dict[str, list[Path]] = {name: [] for name in concepts}
@@ -78,7 +78,7 @@ def _load(path: Path) -> dict[str, Any]:
     from scipy.io.matlab import MatReadError
 
     try:
-        content = loadmat(path, squeeze_me=True, struct_as_record=False)
+        content = loadmat(path, struct_as_record=False)
     except (OSError, ValueError, NotImplementedError, MatReadError) as error:
         raise UserError(f"{path}: cannot be read as a MATLAB file ({error}). Copy it again.") from error
     lacking = [name for name in ("examples", "keyConcept") if name not in content]
@@ -90,10 +90,19 @@ def _load(path: Path) -> dict[str, Any]:
 def _regions(meta: Any, units: int) -> dict[str, NDArray[np.bool_]]:
     """Atlas and region -> bool [V], from the published meta.atlases, meta.rois and meta.roiColumns, whose columns count from 1."""
     regions: dict[str, NDArray[np.bool_]] = {}
-    for atlas, names, columns in zip(*(np.atleast_1d(getattr(meta, name, [])) for name in ("atlases", "rois", "roiColumns")), strict=False):
-        for name, members in zip(np.atleast_1d(names), np.atleast_1d(columns), strict=False):
+    if meta is None:
+        return regions
+    about = np.ravel(meta)[0]
+    cells = (np.ravel(getattr(about, name, [])) for name in ("atlases", "rois", "roiColumns"))
+    for atlas, names, columns in zip(*cells, strict=False):
+        for name, members in zip(np.ravel(names), np.ravel(columns), strict=False):
             mask = np.zeros(units, dtype=bool)
-            mask[np.atleast_1d(members).astype(int) - 1] = True
+            mask[np.ravel(members).astype(int) - 1] = True
             if mask.any():
-                regions[f"{atlas} {name}"] = mask
+                regions[f"{_word(atlas)} {_word(name)}"] = mask
     return regions
+
+
+def _word(cell: Any) -> str:
+    """The text of a MATLAB cell, however deep it lies."""
+    return str(np.ravel(cell)[0] if isinstance(cell, str) or np.ravel(cell).dtype != object else _word(np.ravel(cell)[0])).strip()

@@ -75,9 +75,9 @@ class BrainPhantom:
     """Of the mask: voxel indices to MNI millimetres."""
 
     def ceiling(self, presentations: int) -> Float:
-        """[V]: R2 that a perfect model reaches on the mean of this many presentations."""
-        noise = (1 - self.signal_share) / presentations
-        return self.signal_share / (self.signal_share + noise)
+        """[V]: R2 that a perfect model reaches on the test stimuli, each response the mean of this many presentations; 0 without signal."""
+        signal = self.signal_share * self.signal[self.test].var(axis=0)
+        return signal / (signal + (1 - self.signal_share) / presentations)
 
 
 def brain_phantom(
