@@ -8,6 +8,8 @@ VERBS = {
     "train": verb("apps.brain_encoders.training:train", config.TrainConfig),
     "evaluate": verb("apps.brain_encoders.evaluation:evaluate", config.EvaluateConfig),
     "series": verb("apps.brain_encoders.series:fit_series", config.SeriesConfig),
+    "categories": verb("apps.brain_encoders.categories:fit_categories", config.CategoriesConfig),
+    "similarity": verb("apps.brain_encoders.similarity:compare_similarity", config.SimilarityConfig),
     "compare": verb("apps.brain_encoders.compare:compare", config.CompareConfig),
     "infer": verb("apps.brain_encoders.inference:infer", config.BrainInferConfig),
     "serve": verb("apps.brain_encoders.inference:serve", config.BrainServeConfig),

@@ -282,3 +282,42 @@ class CompareConfig:
     """A transformers model of pictures with captions, or a folder with its files."""
     output: Path = Path("results/spaces")
     seed: NonNegativeInt = 0
+
+
+@dataclass(kw_only=True)
+class CategoriesConfig:
+    """Fit category encoders to a block design in the layout of OpenFMRI (Haxby et al. 2001), scored on runs left out."""
+
+    data: Path
+    """The data set's folder, with sub001/BOLD/task001_run001 and so on below it."""
+    subject: str = "sub001"
+    bold: str = "bold.nii.gz"
+    """The name of the series in each run's folder."""
+    mask: Path | None = None
+    """A mask on the series' grid; without, all voxels that vary."""
+    fit_runs: tuple[PositiveInt, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
+    test_runs: tuple[PositiveInt, ...] = (11, 12)
+    delays: tuple[NonNegativeInt, ...] = (0, 1, 2, 3, 4)
+    """Volumes between a picture and the responses that it may cause."""
+    alphas: tuple[PositiveFloat, ...] = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
+    permutations: PositiveInt = 2000
+    block: PositiveInt = 10
+    """Volumes that change places together in the permutation test; a response outlasts several."""
+    output: Path = Path("results/categories")
+    seed: NonNegativeInt = 0
+
+
+@dataclass(kw_only=True)
+class SimilarityConfig:
+    """Compare measured dissimilarities (RDMs) with simple models of the pictures and of their categories."""
+
+    rdms: Path
+    """An .npz with one array [..., n, n]; leading axes (sessions last) are averaged down to subjects [s, n, n]."""
+    stimuli: Path
+    """Folder of the n pictures, in the order of their names."""
+    labels: Path | None = None
+    """A JSON list of n objects; each of their keys but "file" becomes a model: equal or not."""
+    similarity: Literal["spearman", "pearson", "kendall_tau_a"] = "spearman"
+    permutations: PositiveInt = 1000
+    output: Path = Path("results/similarity")
+    seed: NonNegativeInt = 0
