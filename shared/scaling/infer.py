@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from shared.imaging import InputFile
 from shared.inference.config import InferConfig
 from shared.inference.protocols import Predictor
 from shared.inference.run import Done, Engine, Result, predict_file
+from shared.scaling.cluster import cluster
 
 try:
     import ray
@@ -50,7 +48,7 @@ def ray_engine(predictor_class: type[Predictor[Any]], config: InferConfig, optio
     def predict(inputs: Iterable[InputFile], done: Done) -> Iterator[Result]:
         _forget_attempts(config.output)
         try:
-            with _cluster():
+            with cluster():
                 for answer in _answers(list(inputs), predictor_class, config, options, done):
                     if answer["stopped_by"]:
                         raise UserError(answer["stopped_by"])
@@ -138,44 +136,3 @@ def _answers(
     )
     dataset.context.enable_progress_bars = False
     yield from dataset.iter_rows()
-
-
-@contextmanager
-def _cluster() -> Iterator[None]:
-    """A Ray that keeps quiet: the one that is at hand, or the one that RAY_ADDRESS names, or one for as long as this lasts."""
-    loggers = [logging.getLogger("ray.data"), logging.getLogger("ray")]
-    levels = [logger.level for logger in loggers]
-    started = not ray.is_initialized()
-    if started:
-        address = os.environ.get("RAY_ADDRESS")
-        dashboard = None if address else False
-        try:
-            with _quiet_start():
-                ray.init(address=address or "local", include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"Ray cannot be reached or started ({reason}). Check RAY_ADDRESS, or take --engine local.") from error
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        if started:
-            ray.shutdown()
-
-
-@contextmanager
-def _quiet_start() -> Iterator[None]:
-    """Ray's own core takes its log level from the environment, and says on standard error that it did."""
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

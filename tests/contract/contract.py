@@ -63,6 +63,8 @@ class Published:
     """Of a bundle made from it: output -> (largest error against the published program's answer, tolerance), in any one unit."""
     strangers: Callable[[Path], Mapping[str, str]] = field(default=lambda folder: {})
     """Writes into a folder checkpoints that people mistake for it; file name -> what the message must say."""
+    options: Callable[[Path], Sequence[object]] = field(default=lambda folder: [])
+    """Other words for ``convert``: what the file itself does not say. May write files into the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)

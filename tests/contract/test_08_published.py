@@ -20,7 +20,7 @@ def checkpoint(contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_the_converted_bundle_answers_as_the_published_program(app: str, contract: Contract, checkpoint: Path, tmp_path: Path) -> None:
-    answer = run_here(app, "convert", "--published", checkpoint, "--output", tmp_path / "bundle")
+    answer = run_here(app, "convert", "--published", checkpoint, "--output", tmp_path / "bundle", *contract.published.options(tmp_path))
     assert answer.code == 0, answer.err
     errors = contract.published.errors(tmp_path / "bundle")
     assert errors
@@ -31,8 +31,9 @@ def test_a_wrapper_around_the_weights_is_opened(app: str, contract: Contract, ch
     wrapped = tmp_path / f"wrapped{contract.published.suffix}"
     contract.published.wrap(checkpoint, wrapped)
     assert wrapped.read_bytes() != checkpoint.read_bytes()
-    assert run_here(app, "convert", "--published", wrapped, "--output", tmp_path / "wrapped").code == 0
-    assert run_here(app, "convert", "--published", checkpoint, "--output", tmp_path / "plain").code == 0
+    options = contract.published.options(tmp_path)
+    assert run_here(app, "convert", "--published", wrapped, "--output", tmp_path / "wrapped", *options).code == 0
+    assert run_here(app, "convert", "--published", checkpoint, "--output", tmp_path / "plain", *options).code == 0
     assert (tmp_path / "wrapped" / "model.safetensors").read_bytes() == (tmp_path / "plain" / "model.safetensors").read_bytes()
 
 

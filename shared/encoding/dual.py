@@ -1,0 +1,116 @@
+"""Ridge with more features than samples, or with any kernel: one eigendecomposition for all folds and the last fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shared.encoding.choice import Score, score_errors
+
+__all__ = ["Dual"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Spectrum:
+    """K = U diag(e) U' of the centred kernel of some samples."""
+
+    samples: Tensor
+    vectors: Tensor
+    """U [n, r] in the precision of the responses; with an intercept without the constant vector, to which nothing is fitted."""
+    values: Tensor
+    """e [r], float64."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fold:
+    spectrum: int
+    rows: Tensor
+    """Where the validation samples are among the spectrum's samples."""
+    validation: Tensor
+    inverses: Tensor
+    """[alphas, m, m]: of the validation block of (K + alpha I)^-1."""
+
+
+class Dual:
+    """Decomposes once, then scores and fits any number of targets.
+
+    With M = (K + a I)^-1 of training and validation samples together, the errors on a left-out block k are (M_kk)^-1 (M Y)_k: those of a
+    fit without the block, by the inverse of a partitioned matrix (for single samples: Allen's PRESS, Technometrics 1974; for blocks: An,
+    Liu and Venkatesh, "Fast cross-validation algorithms for least squares support vector machine and kernel ridge regression", Pattern
+    Recognition 2007). So one decomposition of K serves all folds, and Y is rotated once. M_kk's inverse is the covariance of the block
+    given the other samples, plus a: the method is as well conditioned as a fit of its own for each fold.
+
+    With an intercept, M is that of the centred kernel without the constant direction, which solves the same system with one more
+    unknown; each fold then has an intercept of its own.
+
+    Args:
+        kernel: [n, n], symmetric, float64.
+        dtype: of the responses.
+        splits, alphas, intercept: as for ``Primal``.
+    """
+
+    def __init__(
+        self, kernel: Tensor, *, dtype: torch.dtype, splits: Sequence[tuple[Tensor, Tensor]], alphas: Tensor, intercept: bool
+    ) -> None:
+        self.alphas, self.intercept = alphas, intercept
+        everything = torch.arange(len(kernel), device=kernel.device)
+        self.spectra = [_decompose(kernel, everything, intercept, dtype)]
+        self.folds: list[_Fold] = []
+        for train, validation in splits:
+            samples = torch.cat([train, validation]).sort().values
+            place = next((i for i, known in enumerate(self.spectra) if torch.equal(known.samples, samples)), len(self.spectra))
+            if place == len(self.spectra):
+                self.spectra.append(_decompose(kernel, samples, intercept, dtype))
+            rows = torch.searchsorted(samples, validation)
+            self.folds.append(
+                _Fold(spectrum=place, rows=rows, validation=validation, inverses=_inverses(self.spectra[place], rows, alphas))
+            )
+
+    def scores(self, responses: Tensor, score: Score) -> Tensor:
+        """[folds, alphas, v] of responses [n, v]."""
+        found = responses.new_empty((len(self.folds), len(self.alphas), responses.shape[1]))
+        rotated = [self._rotate(spectrum, responses) for spectrum in self.spectra]
+        for number, fold in enumerate(self.folds):
+            spectrum, held_out = self.spectra[fold.spectrum], responses[fold.validation]
+            rows = spectrum.vectors[fold.rows]
+            for index, alpha in enumerate(self.alphas):
+                scaled = rows / (spectrum.values + alpha).to(rows.dtype)
+                found[number, index] = score_errors(held_out, fold.inverses[index] @ (scaled @ rotated[fold.spectrum]), score)
+        return found
+
+    def fit(self, responses: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Dual coefficients [n, v], which sum to 0 with an intercept, and the means [v] of responses [n, v]."""
+        whole = self.spectra[0]
+        rotated = self._rotate(whole, responses)
+        rotated /= (whole.values[:, None] + self.alphas).to(rotated.dtype)[:, index]
+        mean = responses.mean(dim=0) if self.intercept else torch.zeros_like(responses[0])
+        return whole.vectors @ rotated, mean
+
+    def _rotate(self, spectrum: _Spectrum, responses: Tensor) -> Tensor:
+        chosen = responses[spectrum.samples]
+        return spectrum.vectors.T @ (chosen - chosen.mean(dim=0) if self.intercept else chosen)
+
+
+def _decompose(kernel: Tensor, samples: Tensor, intercept: bool, dtype: torch.dtype) -> _Spectrum:
+    chosen = kernel[samples[:, None], samples] if len(samples) < len(kernel) else kernel
+    if intercept:
+        mean = chosen.mean(dim=0)
+        chosen = chosen - mean - mean[:, None] + mean.mean()
+        # Far above all others, so that the constant vector comes last by itself, even among other null directions.
+        chosen += (2 * chosen.diagonal().sum() + 1) / len(chosen)
+    values, vectors = torch.linalg.eigh(chosen)
+    if intercept:
+        values, vectors = values[:-1], vectors[:, :-1]
+    return _Spectrum(samples=samples, vectors=vectors.to(dtype), values=values.clamp(min=0))
+
+
+def _inverses(spectrum: _Spectrum, rows: Tensor, alphas: Tensor) -> Tensor:
+    vectors = spectrum.vectors[rows].double()
+    blocks = vectors.new_empty((len(alphas), len(rows), len(rows)), dtype=spectrum.vectors.dtype)
+    for index, alpha in enumerate(alphas):
+        half = vectors / (spectrum.values + alpha).sqrt()
+        blocks[index] = torch.cholesky_inverse(torch.linalg.cholesky(half @ half.T))
+    return blocks

@@ -1,0 +1,108 @@
+"""Captions, words, clips: vectors of any model by name, made small on the spot; optical flow of a movement that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from apps.brain_encoders.language import caption_vectors, word_vectors
+from apps.brain_encoders.motion import end_point_error, motion_features, optical_flow, video_vectors
+from shared.errors import UserError
+from tests.commands import Answer
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "face", "word", "and", "in", "front", "of", "scene", "texture", "nothing"]
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text model of two layers with the words of the phantom's captions."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("bert")
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=len(WORDS), **small)).save_pretrained(folder)
+    return folder
+
+
+def test_captions_have_vectors_that_do_not_depend_on_their_batch(bert: Path) -> None:
+    captions = ["a face in front of a scene", "a word", "nothing in front of a texture"]
+    together, alone = caption_vectors(captions, name=str(bert)), caption_vectors(captions[1:2], name=str(bert))
+    assert together.shape == (3, 16)
+    assert together[1] == pytest.approx(alone[0], abs=1e-5), "padding is not counted"
+    layer = caption_vectors(captions, name=str(bert), layer="encoder.layer.0")
+    assert not np.allclose(layer, together)
+
+
+def test_a_word_is_read_with_the_words_before_it(bert: Path) -> None:
+    first, second = word_vectors(["a", "face"], name=str(bert)), word_vectors(["of", "face"], name=str(bert))
+    assert first.shape == (2, 16)
+    assert not np.allclose(first[1], second[1])
+    assert np.allclose(
+        word_vectors(["a", "face"], name=str(bert), context=0)[1], word_vectors(["of", "face"], name=str(bert), context=0)[1]
+    )
+
+
+def test_empty_captions_and_unknown_models_are_refused(bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="1 of 2 stimuli have no caption"):
+        caption_vectors(["a", " "], name=str(bert))
+    with pytest.raises(UserError, match=r"no module 'nowhere'"):
+        caption_vectors(["a"], name=str(bert), layer="nowhere")
+    with pytest.raises(UserError, match="cannot be had as a text model"):
+        caption_vectors(["a"], name=str(tmp_path))
+
+
+def test_spaces_are_compared_with_and_without_the_leak(folder: Path, bert: Path, encoders: Callable[..., Answer]) -> None:
+    """Captions say what the category units respond to, so that text explains more of them than the light does."""
+    words = ("--spaces", "[text,light]", "--text_model", bert, "--data.cache", "null", "--output", "spaces")
+    answer = encoders("compare", "--data.root", folder, *words)
+    assert answer.code == 0, answer.err
+    assert "show a picture that was also fitted" in answer.out
+    assert "held-out R2 of light and text alone" in answer.out
+    rows = {row.split(",")[0]: row.split(",")[1:] for row in Path("spaces/spaces.csv").read_text().splitlines()[1:]}
+    assert float(rows["text"][5]) > float(rows["light"][5])
+
+
+def moving_texture(dx: float, dy: float) -> np.ndarray:
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).random((64, 64)), 2, mode="wrap")
+    noise = 255 * (noise - noise.min()) / np.ptp(noise)
+    frames = [ndimage.shift(noise, (step * dy, step * dx), order=1, mode="grid-wrap") for step in range(4)]
+    return np.stack([np.repeat(frame[..., None], 3, axis=2) for frame in frames]).astype(np.uint8)
+
+
+def test_the_flow_of_a_known_movement_is_found() -> None:
+    flow = optical_flow(moving_texture(2, -1))
+    assert flow.shape == (3, 64, 64, 2)
+    inside = np.zeros(flow.shape[:3], dtype=bool)
+    inside[:, 12:-12, 12:-12] = True
+    truth = np.broadcast_to(np.float32([2, -1]), flow.shape)
+    assert end_point_error(truth, flow, inside) < 0.2
+    assert end_point_error(truth, np.zeros_like(flow)) == pytest.approx(5**0.5)
+
+
+def test_motion_features_say_where_to_and_how_fast() -> None:
+    right = np.zeros((1, 8, 8, 2))
+    right[..., :4, 0] = 3
+    features = motion_features(right, grid=2, directions=4).reshape(2, 2, 5)
+    assert features[0, 0] == pytest.approx([3, 0, 0, 0, 3])
+    assert not features[0, 1].any()
+
+
+def test_a_single_frame_does_not_move() -> None:
+    with pytest.raises(UserError, match="1 frame"):
+        optical_flow(moving_texture(1, 0)[:1])
+
+
+def test_a_clip_has_a_vector_by_any_video_model(tmp_path: Path) -> None:
+    from transformers import VideoMAEConfig
+
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    VideoMAEConfig(image_size=32, num_frames=4, **small).save_pretrained(tmp_path)
+    vectors = video_vectors([moving_texture(1, 0)] * 2, name=str(tmp_path), pretrained=False)
+    assert vectors.shape == (2, 16)
+    assert vectors[0] == pytest.approx(vectors[1])
