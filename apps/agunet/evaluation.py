@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from apps.agunet.config import AGUNetEvaluateConfig
 from apps.agunet.inference import AGUNetPredictor
 from shared.metrics.cohort import VolumeBin, lesion_recall_by_volume, patient_recall_by_volume, summarise_cohort
 from shared.metrics.detection import PatientScores, score_patient
+from shared.metrics.intervals import Interval
 from shared.segmentation.config import EvaluateVolumesConfig
 from shared.segmentation.evaluation import CohortTable, ScoredCase, evaluate_volumes
 from shared.segmentation.prediction import VolumePrediction
@@ -50,18 +51,34 @@ def _cohort(cases: Sequence[ScoredCase], config: EvaluateVolumesConfig) -> Cohor
         "object recall": cohort.object_recall,
         "HD95 (mm)": cohort.hausdorff_95_mm,
     }
-    rows: list[list[Any]] = [[name, None if one is None else one.interval, PAPER.get(name)] for name, one in figures.items()]
+    shown = {name: None if one is None else _without_interval(one.interval, config) for name, one in figures.items()}
+    rows: list[list[Any]] = [[name, interval, PAPER.get(name)] for name, interval in shown.items()]
     by_volume = {"patients": patient_recall_by_volume(patients, **resampling), "lesions": lesion_recall_by_volume(patients, **resampling)}
     for what, bins in by_volume.items():
         for one in bins:
             if one.count:
-                rows.append([f"recall of {what}, {one.low_ml:g} to {one.high_ml:g} ml ({one.found} of {one.count})", one.recall, None])
+                sizes = f"{one.low_ml:g} to {one.high_ml:g} ml" if math.isfinite(one.high_ml) else f"{one.low_ml:g} ml and more"
+                rows.append([f"recall of {what}, {sizes} ({one.found} of {one.count})", _without_interval(one.recall, config), None])
+    plain = {**asdict(cohort), "recall_by_volume": {what: [_bin(one) for one in bins] for what, bins in by_volume.items()}}
     return CohortTable(
         title="By patients and objects, as the paper counts them (objects below 50 voxels left out)",
         columns=["figure", "here (95 % interval)", "paper, meningioma"],
         rows=rows,
-        plain={**asdict(cohort), "recall_by_volume": {what: [_bin(one) for one in bins] for what, bins in by_volume.items()}},
+        plain=plain if config.bootstrap else _without_intervals(plain),
     )
+
+
+def _without_interval(interval: Interval, config: EvaluateVolumesConfig) -> Interval:
+    """The estimate alone where no bootstrap was asked for: one resample makes no interval."""
+    return interval if config.bootstrap else replace(interval, low=None, high=None)
+
+
+def _without_intervals(value: Any) -> Any:
+    """The same for whatever holds them as plain numbers."""
+    if isinstance(value, dict):
+        kept = {key: _without_intervals(inner) for key, inner in value.items()}
+        return kept | {"low": None, "high": None} if "estimate" in kept else kept
+    return [_without_intervals(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def _bin(one: VolumeBin) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -238,13 +238,14 @@ def _interval(values: Sequence[tuple[float | None, str]], config: EvaluateVolume
 
 
 def _difference(model: ScoredModel, baseline: ScoredModel, config: EvaluateVolumesConfig) -> Interval:
-    return paired_difference(
+    difference = paired_difference(
         [case.dice for case in model.cases],
         [case.dice for case in baseline.cases],
         groups=[case.patient for case in model.cases],
         resamples=config.bootstrap,
         seed=config.seed,
     )
+    return difference if config.bootstrap else replace(difference, low=None, high=None)
 
 
 def _plain(evaluation: Evaluation) -> dict[str, Any]:

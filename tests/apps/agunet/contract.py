@@ -107,7 +107,7 @@ def with_value(value: float) -> bytes:
 
 def phantoms(folder: Path, *, seed: int, count: int) -> list[object]:
     """All with a meningioma, and a large one: in half a minute's training, telling that there is none is a matter of luck."""
-    words = ("data", "phantom", "--output", folder, "--empty_fraction", 0, "--volume_ml", "[30.0,60.0]")
+    words = ("data", "phantom", "--output", folder, "--empty_fraction", 0, "--volume_ml", "[18.0,40.0]")
     return [*words, "--spacing_mm", json.dumps([float(SPACING_MM)] * 3), "--seed", seed, "--count", count]
 
 
@@ -169,7 +169,7 @@ CONTRACT = Contract(
         *("train", "--data.root", data, "--output", run, "--data.validation", 0.2),
         *("--model.channels", "[8,16,32]", "--model.momentum", 0.1, "--preprocessing.spacing_mm", "[6.0,6.0,6.0]"),
         *("--window.size", "[32,32,32]", "--sampling.patches", 1, "--sampling.foreground", 0.8, "--sampling.augment", "false"),
-        *("--fit.epochs", 16, "--fit.batch_size", 2, "--fit.optimizer.name", "adamw", "--fit.optimizer.lr", 4e-3),
+        *("--fit.epochs", 20, "--fit.batch_size", 2, "--fit.optimizer.name", "adamw", "--fit.optimizer.lr", 4e-3),
         *("--fit.schedule.name", "cosine", "--fit.schedule.warmup", 5),
     ],
     few_epochs=["--fit.epochs", 4, "--window.size", "[16,16,16]"],
