@@ -96,6 +96,13 @@ def write_published(path: Path) -> None:
     write_trainer(path, fixture(FIXTURE)[1])
 
 
+def wrap_published(_: Path, wrapped: Path) -> None:
+    """The weights alone, of a parallel training."""
+    import torch
+
+    torch.save({"state_dict": {f"module.{name}": value for name, value in fixture(FIXTURE)[1].items()}}, wrapped)
+
+
 def published_errors(bundle: Path) -> dict[str, tuple[float, float]]:
     """Logits of the network that predicts."""
     import torch
@@ -166,6 +173,6 @@ CONTRACT = Contract(
     },
     main_result="segmentation",
     geometry=grid_of_results,
-    published=Published(write=write_published, suffix=".pt", errors=published_errors, strangers=write_strangers),
+    published=Published(write=write_published, suffix=".pt", wrap=wrap_published, errors=published_errors, strangers=write_strangers),
     same=same_labels,
 )
