@@ -22,7 +22,8 @@ from tests.shared.imaging.volumes.made import nifti_bytes, zipped
 FIXTURE = "partially"
 SPACING_MM = 5
 
-Box = tuple[slice, slice, slice]
+Box = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""Start, stop and step along each axis."""
 Scan = tuple[np.ndarray, np.ndarray]
 """int16 [4, X, Y, Z] and affine."""
 
@@ -43,15 +44,15 @@ def part(box: Box) -> Scan:
     """Cut out of the head."""
     values, affine = head()
     moved = affine.copy()
-    moved[:3, 3] = (affine @ [*(one.start for one in box), 1])[:3]
-    moved[:3, :3] = affine[:3, :3] * [one.step or 1 for one in box]
-    return np.ascontiguousarray(values[(slice(None), *box)]), moved
+    moved[:3, 3] = (affine @ [*(one[0] for one in box), 1])[:3]
+    moved[:3, :3] = affine[:3, :3] * [one[2] if len(one) == 3 else 1 for one in box]
+    return np.ascontiguousarray(values[(slice(None), *(slice(*one) for one in box))]), moved
 
 
-SMALL = (slice(6, 18), slice(5, 19), slice(6, 17))
-PLAIN = (slice(2, 24), slice(1, 24), slice(3, 23))
-THICK = (slice(0, 24), slice(0, 24), slice(0, 24, 3))
-TINY = (slice(10, 13), slice(10, 14), slice(10, 15))
+SMALL = ((6, 18), (5, 19), (6, 17))
+PLAIN = ((2, 24), (1, 24), (3, 23))
+THICK = ((0, 24), (0, 24), (0, 24, 3))
+TINY = ((10, 13), (10, 14), (10, 15))
 
 
 def channels(box: Box, *, packed: bool = False) -> bytes:
@@ -93,6 +94,13 @@ def phantoms(folder: Path, *, seed: int, count: int) -> list[object]:
 
 def write_published(path: Path) -> None:
     write_trainer(path, fixture(FIXTURE)[1])
+
+
+def wrap_published(_: Path, wrapped: Path) -> None:
+    """The weights alone, of a parallel training."""
+    import torch
+
+    torch.save({"state_dict": {f"module.{name}": value for name, value in fixture(FIXTURE)[1].items()}}, wrapped)
 
 
 def published_errors(bundle: Path) -> dict[str, tuple[float, float]]:
@@ -165,6 +173,6 @@ CONTRACT = Contract(
     },
     main_result="segmentation",
     geometry=grid_of_results,
-    published=Published(write=write_published, suffix=".pt", errors=published_errors, strangers=write_strangers),
+    published=Published(write=write_published, suffix=".pt", wrap=wrap_published, errors=published_errors, strangers=write_strangers),
     same=same_labels,
 )

@@ -37,7 +37,9 @@ def train(rank: int, folder: str) -> None:
 
 
 def test_two_processes_take_the_gradients_of_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(train, args=(str(tmp_path),), nprocs=WORLD)
+    # Importing torch takes longer than all the rest: one server does it, and is forked.
+    torch.multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
+    torch.multiprocessing.start_processes(train, args=(str(tmp_path),), nprocs=WORLD, start_method="forkserver")
     alone = network()
     loss(alone(batch())).backward()
     for rank in range(WORLD):
