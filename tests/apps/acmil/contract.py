@@ -146,7 +146,7 @@ def write_strangers(folder: Path) -> dict[str, str]:
     return {"features.pt": "no state dict", "partial.pth": "do not fit"}
 
 
-WIDE, TALL = (11, 1100, 700), (12, 640, 900)
+WIDE, TALL = (11, 900, 700), (12, 640, 900)
 
 CONTRACT = Contract(
     predictor="ACMILPredictor",
@@ -161,8 +161,8 @@ CONTRACT = Contract(
     scores=scores,
     score=0.7,
     good={
-        "wide.tiff": GoodInput(content=lambda: slide(*WIDE), geometry=WIDE[1:]),
         "wide_bag.h5": GoodInput(content=lambda: bag_of(*WIDE), geometry=WIDE[1:], same_as="wide.tiff"),
+        "wide.tiff": GoodInput(content=lambda: slide(*WIDE), geometry=WIDE[1:]),
         "tall.tif": GoodInput(content=lambda: slide(*TALL), geometry=TALL[1:]),
         "tall_bag.hdf5": GoodInput(content=lambda: bag_of(*TALL), geometry=TALL[1:], same_as="tall.tif"),
         "healthy.tiff": GoodInput(content=lambda: slide(13, 800, 800, tumour=False), geometry=(800, 800)),
@@ -170,8 +170,9 @@ CONTRACT = Contract(
     },
     bad={
         "bad_glass.tiff": BadInput(content=blank, reason="tissue"),
-        "bad_cut.h5": BadInput(content=lambda: bag_of(*WIDE)[:3000], reason="HDF5"),
-        "bad_text.h5": BadInput(content=lambda: b"Dear colleague, the features are on the other disk.\n", reason="text"),
+        "bad_slide_text.tiff": BadInput(content=lambda: b"Dear colleague, the slide is on the other disk.\n", reason="text"),
+        "bad_slide_zeros.tiff": BadInput(content=lambda: bytes(4000), reason="zeros"),
+        "bad_slide_cut.tiff": BadInput(content=lambda: slide(*WIDE)[: len(slide(*WIDE)) // 2], reason=""),
         "bad_encoder.h5": BadInput(content=lambda: changed(bag_of(*WIDE), "narrow"), reason="another encoder: 7 wide"),
         "bad_rows.h5": BadInput(content=lambda: changed(bag_of(*WIDE), "empty"), reason="at least one tile"),
         "bad_nan.h5": BadInput(content=lambda: changed(bag_of(*WIDE), "not finite"), reason="not finite"),
