@@ -51,7 +51,9 @@ def fetch(name: str | Path, *, root: Path, archive: Path | None = None, mirror: 
     folder = root / manifest.name
     if manifest.in_place:
         page = manifest.archives[0].url or manifest.homepage
-        raise UserError(f"{manifest.title} is used where it lies.\n  where: {page}\n  how:   {manifest.in_place}\n  terms: {manifest.terms}")
+        raise UserError(
+            f"{manifest.title} is used where it lies.\n  where: {page}\n  how:   {manifest.in_place}\n  terms: {manifest.terms}"
+        )
     _check_options(manifest, archive, mirror)
     if _is_there(folder):
         return folder
