@@ -297,8 +297,8 @@ class CategoriesConfig:
     """A mask on the series' grid; without, all voxels that vary."""
     fit_runs: tuple[PositiveInt, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
     test_runs: tuple[PositiveInt, ...] = (11, 12)
-    delays: tuple[NonNegativeInt, ...] = (0, 1, 2, 3, 4)
-    """Volumes between a picture and the responses that it may cause."""
+    delays: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Volumes between a picture and the responses that it may cause; below 0 where the events are those of the responses already."""
     alphas: tuple[PositiveFloat, ...] = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
     permutations: PositiveInt = 2000
     block: PositiveInt = 10

@@ -85,7 +85,7 @@ def check_grid(
     difference = np.abs(np.asarray(affine, dtype=np.float64) - np.asarray(mask_affine, dtype=np.float64))
     if difference.max() > _AFFINE_MM:
         row, column = np.unravel_index(difference.argmax(), difference.shape)
-        what = "origin" if column == 3 else "voxel axes"
+        what = "origins" if column == 3 else "voxel axes"
         raise UserError(
             f"{names[1]}: its affine does not match that of {names[0]}: the {what} differ by up to {difference[row, column]:.3g} mm, so "
             f"the same index is another place in the brain. {remedy}"

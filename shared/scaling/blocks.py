@@ -41,7 +41,7 @@ def ray_blocks(workers: int) -> Engine:
             shared = ray.put(job)
             pool = ActorPool([remote.remote(shared) for _ in range(max(1, min(workers, len(blocks))))])
             try:
-                yield from pool.map_unordered(lambda worker, block: worker.fit.remote(block), blocks)
+                yield from pool.map_unordered(lambda worker, block: worker.fit.remote(block), list(blocks))  # type: ignore[arg-type]
             except RayTaskError as error:
                 if isinstance(error.cause, UserError):
                     raise UserError(str(error.cause)) from error

@@ -41,6 +41,10 @@ class Ledger:
 LEDGER = Ledger()
 
 
+def pytest_addoption(parser) -> None:
+    parser.addoption("--full-size", action="store_true", help="also measure the sizes of real studies, which take minutes each")
+
+
 @pytest.fixture
 def measure(benchmark) -> Callable[..., None]:
     """measure(group, way, function, images=n): the fastest of some rounds, and the peak memory above what stood before.
