@@ -13,6 +13,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 import apps.agunet
+from tests.commands import PATIENCE_S
 
 NOTEBOOK = Path(apps.agunet.__file__).parent / "walkthrough.ipynb"
 
@@ -39,4 +40,4 @@ def test_without_a_model_the_first_cell_says_how_to_make_one(
     monkeypatch.setenv("FOVEA_MODEL", str(tmp_path / "nowhere"))
     notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"][:1]
     with pytest.raises(CellExecutionError, match=r"nowhere: no such folder\. The first cell"):
-        NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+        NotebookClient(notebook, timeout=PATIENCE_S, kernel_name="python3").execute()
