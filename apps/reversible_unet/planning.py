@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -164,12 +165,14 @@ def _depths(network: NetworkConfig, deepest: int) -> range:
 
 
 def _widened(network: NetworkConfig) -> list[NetworkConfig]:
-    """By quarters of the first width. Ratios of the widths stay, so that the same groups divide them."""
+    """By quarters of the first width, where the inside can still be computed in as many parts. Ratios of the widths stay."""
     networks = []
     for quarters in range(4, QUARTERS + 1):
         first = 2 * round(network.channels[0] * quarters / 8)
         channels = tuple(2 * round(first * width / network.channels[0] / 2) for width in network.channels)
-        networks.append(replace(network, channels=channels))
+        groups = math.gcd(*(width // 2 for width in channels))
+        if network.block == "convolution" or all(groups % parts == 0 for parts in network.chunks):
+            networks.append(replace(network, channels=channels))
     return networks
 
 
