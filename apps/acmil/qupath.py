@@ -1,10 +1,9 @@
-"""GeoJSON that QuPath opens: tissue as annotations, tiles with their measurements. Coordinates are level-0 pixels."""
+"""GeoJSON that QuPath opens: tissue as annotations. Coordinates are level-0 pixels."""
 
 from __future__ import annotations
 
-import gzip
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps.acmil.tissue import Piece
-from shared.files import write_bytes
+from shared.files import write_text
 
-__all__ = ["tile_features", "tissue_features", "write_features", "write_tissue"]
+__all__ = ["tissue_features", "write_tissue"]
 
 
 def tissue_features(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
@@ -27,32 +26,14 @@ def tissue_features(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
     return features
 
 
-def tile_features(
-    coordinates: NDArray[np.int64], side: int, scores: Mapping[str, NDArray[np.floating]] | None = None
-) -> list[dict[str, Any]]:
-    """One tile object for each corner [N, 2], with scores [N] by name as measurements."""
-    features = []
-    for index, (x, y) in enumerate(coordinates.tolist()):
-        ring = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
-        measurements = {name: float(f"{values[index]:.5g}") for name, values in (scores or {}).items()}
-        features.append(_feature([ring], {"objectType": "tile", "measurements": measurements}))
-    return features
-
-
-def write_features(path: Path, features: Iterable[Mapping[str, Any]]) -> None:
-    """A FeatureCollection with one feature on a line; compressed if the name ends in .gz.
+def write_tissue(path: Path, pieces: Sequence[Piece]) -> None:
+    """A FeatureCollection with one piece of tissue on a line.
 
     Raises:
         UserError: if it cannot be written.
     """
-    lines = ",\n".join(json.dumps(feature, separators=(",", ":"), allow_nan=False) for feature in features)
-    content = f'{{"type":"FeatureCollection","features":[\n{lines}\n]}}\n'.encode()
-    write_bytes(path, gzip.compress(content) if path.suffix == ".gz" else content)
-
-
-def write_tissue(path: Path, pieces: Sequence[Piece]) -> None:
-    """The tissue of a slide; errors as ``write_features``."""
-    write_features(path, tissue_features(pieces))
+    lines = ",\n".join(json.dumps(feature, separators=(",", ":")) for feature in tissue_features(pieces))
+    write_text(path, f'{{"type":"FeatureCollection","features":[\n{lines}\n]}}\n')
 
 
 _TISSUE = {"name": "Tissue", "color": [0, 140, 120]}

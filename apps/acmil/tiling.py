@@ -46,7 +46,7 @@ def tile_slide(slide: Slide, config: TilingConfig) -> tuple[Tiles, list[Piece]]:
     pieces = find_tissue(slide, config.tissue)
     if not pieces:
         raise InputError(
-            f"{slide.path}: no tissue was found. If there is some, look at its overview, and lower --tiling.tissue.saturation or "
+            f"{slide.path}: no tissue was found. If there is some, try `apps.acmil tile` with a lower --tiling.tissue.saturation or "
             "--tiling.tissue.min_area_mm2."
         )
     return cut(slide, pieces, config), pieces

@@ -159,7 +159,7 @@ CONTRACT = Contract(
     few_epochs=["--fit.epochs", 4],
     evaluate=lambda bundle, data, output: ["evaluate", "--model", bundle, "--data", data, "--output", output, "--bootstrap", 0],
     scores=scores,
-    score=0.7,
+    score=0.65,
     good={
         "wide_bag.h5": GoodInput(content=lambda: bag_of(*WIDE), geometry=WIDE[1:], same_as="wide.tiff"),
         "wide.tiff": GoodInput(content=lambda: slide(*WIDE), geometry=WIDE[1:]),
