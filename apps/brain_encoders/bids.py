@@ -104,7 +104,7 @@ def read_bold(
         if nuisance is None and high_pass_hz > 0 and len(series) * run.repetition_time_s > 1 / high_pass_hz
         else {}
     )
-    cleaned = clean(series, confounds=nuisance, t_r=run.repetition_time_s, detrend=True, standardize=False, **(drift or {"filter": False}))
+    cleaned = clean(series, confounds=nuisance, t_r=run.repetition_time_s, detrend=True, standardize=None, **(drift or {"filter": False}))
     return zscore_runs(cleaned).astype(np.float32), space
 
 

@@ -160,7 +160,7 @@ def courses_figure(scores: CategoryScores, categories: tuple[str, ...], delays: 
                 axis.plot(seconds, course, color="#c3cad3", linewidth=1)
         axis.axhline(0, color=MUTED, linewidth=0.6)
         axis.set_title(f"voxel {voxel}: r = {scores.correlation[voxel]:.2f}", fontsize=9, color=INK)
-        axis.set_xlabel("seconds after the picture")
+        axis.set_xlabel("seconds after the event")
         axis.set_ylabel("response (z)")
         styled_legend(axis)
     return figure

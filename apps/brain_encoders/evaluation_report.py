@@ -16,6 +16,7 @@ from apps.brain_encoders.paper import published_scores
 from apps.brain_encoders.prediction import brain_picture
 from apps.brain_encoders.space import SurfaceSpace, VolumeSpace
 from shared.explain.overlay import heat
+from shared.files import write_text
 from shared.imaging import read_image
 from shared.reports.html import Link, Report
 
@@ -105,8 +106,6 @@ def write_surface_page(folder: Path, values: NDArray[np.floating], scores: Study
     """map.html: nilearn's viewer of the surface or the volume, everything inside."""
     from nilearn import plotting
 
-    from shared.files import atomic_path
-
     space, path = scores.study.space, folder / "map.html"
     if isinstance(space, VolumeSpace):
         import nibabel as nib
@@ -122,8 +121,7 @@ def write_surface_page(folder: Path, values: NDArray[np.floating], scores: Study
         mesh = load_fsaverage("fsaverage5")["inflated"]
         image = SurfaceImage(mesh=mesh, data={"left": left, "right": right})
         page = plotting.view_surf(surf_mesh=mesh, surf_map=image, hemi="both", threshold=0.05, vmax=1, title="correlation")
-    with atomic_path(path) as temporary:
-        page.save_as_html(temporary)
+    write_text(path, page.get_standalone())
     return path
 
 

@@ -47,7 +47,7 @@ def stacking_weights(residuals: ArrayLike) -> NDArray:
 def _on_subset(products: NDArray) -> NDArray:
     """[v, s]: weights that add up to 1 and minimise w' P w, of any sign: proportional to the inverse of P times ones."""
     scale = np.trace(products, axis1=1, axis2=2)[:, None, None] / products.shape[1]
-    # Equal predictions make P singular; this much on its diagonal shares their weight out evenly.
+    # Equal predictions make P singular; this much on its diagonal makes it solvable.
     steady = products + 1e-12 * np.where(scale > 0, scale, 1) * np.eye(products.shape[1])
     raw = np.linalg.solve(steady, np.ones((*products.shape[:2], 1)))[..., 0]
     return raw / raw.sum(axis=1, keepdims=True)

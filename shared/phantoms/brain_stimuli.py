@@ -54,7 +54,8 @@ def stimulus(rng: np.random.Generator, *, side: int = 96, held_out: bool = False
     """
     scene = bool(rng.random() < 0.5)
     canvas = _crop(rng, str(rng.choice(_SCENES if scene else _TEXTURES)), side)
-    shows, place = {"face": bool(rng.random() < 0.5), "word": bool(rng.random() < 0.5), "scene": scene}, {}
+    place: dict[str, tuple[float, float]] = {}
+    shows = {"face": bool(rng.random() < 0.5), "word": bool(rng.random() < 0.5), "scene": scene}
     for name in ("face", "word"):
         if not shows[name]:
             continue

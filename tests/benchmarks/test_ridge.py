@@ -106,7 +106,8 @@ def test_a_penalty_per_voxel(measure, request, size: str, way: str) -> None:
         same = np.isclose(np.log10(alphas), np.log10(own_alphas), atol=1e-4)
         assert same.mean() > 0.999
         if coefficients is not None:
-            assert np.abs(coefficients - own_coefficients)[:, same].max() < 1e-6 * max(1, np.abs(own_coefficients).max())
+            # Rounding of float32 on both sides; in float64 the tests ask for 1e-10.
+            assert np.abs(coefficients - own_coefficients)[:, same].max() < 3e-6
     measure(f"{size}, {len(ALPHAS)} penalties, {FOLDS} folds", way, ways[way], images=shape[2], rounds=1 if size in FULL else 3)
 
 

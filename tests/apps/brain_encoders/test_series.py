@@ -29,7 +29,7 @@ def real_run() -> nib.Nifti1Image:
 
 @pytest.fixture
 def derivatives(tmp_path: Path) -> Path:
-    """Two runs of 60 and 50 volumes: a real run there and back again, with the response to a face, 4 s later, added in one corner."""
+    """Two runs of 60 and 50 volumes: those of a real run, shuffled, with the response to a face, 4 s later, added in one corner."""
     image = real_run()
     bold = np.asarray(image.dataobj, dtype=np.float32)
     root = tmp_path / "fmriprep"
@@ -40,7 +40,8 @@ def derivatives(tmp_path: Path) -> Path:
     mask = bold.mean(axis=3) > 1500
     rng = np.random.default_rng(0)
     for run, volumes in ((1, 60), (2, 50)):
-        series = np.concatenate([bold, bold[..., ::-1], bold], axis=3)[..., :volumes] + rng.normal(0, 5, (*bold.shape[:3], volumes))
+        order = np.concatenate([rng.permutation(bold.shape[3]) for _ in range(3)])[:volumes]
+        series = bold[..., order] + rng.normal(0, 5, (*bold.shape[:3], volumes))
         onsets = np.arange(4, volumes - 8, 6) * TR_S
         names = ["face" if number % 2 else "house" for number in range(len(onsets))]
         for onset, name in zip(onsets, names, strict=True):
