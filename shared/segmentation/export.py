@@ -7,12 +7,11 @@ from torch import Tensor, nn
 
 from shared.config import plain
 from shared.errors import UserError
-from shared.inference.config import ComputeConfig
 from shared.inference.export import export_network
 from shared.inference.optimise import optimise
 from shared.segmentation.config import ExportConfig
 from shared.segmentation.labels import Labels
-from shared.segmentation.predictor import Options, VolumePredictor
+from shared.segmentation.predictor import VolumePredictor
 
 __all__ = ["export_volumes"]
 
@@ -31,8 +30,7 @@ class _Probability(nn.Module):
 
 def export_volumes(predictor_class: type[VolumePredictor], config: ExportConfig) -> None:
     """Writes the file, and says what goes in and how far its output is from the bundle's."""
-    computing = ComputeConfig(device="cpu", precision="fp32")
-    predictor = predictor_class.load(config.model, device=computing.device, precision=computing.precision, options=Options())
+    predictor = predictor_class.load(config.model, device="cpu", precision="fp32")
     network = predictor_class.build(predictor.model, Labels(predictor.settings.task))
     network.load_state_dict(predictor.weights)
     size = config.size or predictor.settings.window.size

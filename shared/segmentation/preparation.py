@@ -70,7 +70,7 @@ class NativePreparation:
     def __call__(self, volume: Volume) -> Prepared:
         """volume: [X, Y, Z] or [C, X, Y, Z], finite. Raises InputError if a channel is the same everywhere."""
         source = volume.grid
-        moved = self._moved(volume if volume.values.ndim == 4 else volume.with_values(volume.values[None]), order=1)
+        moved = self._moved(volume if volume.values.ndim == 4 else volume.with_values(volume.values[None]))
         inside = foreground(moved.values)
         if self.config.crop:
             box = foreground_box(moved.with_values(inside), margin_mm=MARGIN_MM)
@@ -85,13 +85,13 @@ class NativePreparation:
             image=image, spacing_mm=frame.spacing_mm, restore=restore, place=lambda labels: restore_labels(labels, frame.grid).values
         )
 
-    def _moved(self, volume: Volume, *, order: int) -> Volume:
+    def _moved(self, volume: Volume) -> Volume:
         if self.config.spacing_mm is None:
             return reorient(volume)
         grid = grid_with_axes(volume.grid)
         if np.allclose(grid.spacing_mm, self.config.spacing_mm, rtol=1e-3):
             return reorient(volume)
-        return resample(volume, grid_with_spacing(grid, self.config.spacing_mm), order=1 if order else 0)
+        return resample(volume, grid_with_spacing(grid, self.config.spacing_mm), order=1)
 
 
 def foreground(values: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -82,9 +83,8 @@ def prepare_volumes(
     prepared: list[PreparedVolume] = []
     reasons: list[str] = []
 
-    def one(number: int) -> PreparedVolume | InputError:
-        volume = volumes[number]
-        target = folder / f"{number:05d}"
+    def one(volume: LabelledVolume) -> PreparedVolume | InputError:
+        target = folder / hashlib.sha256(volume.name.encode()).hexdigest()[:16]  # a name may hold anything
         if not target.exists():
             try:
                 image, truth = read_labelled(volume, labels)
@@ -101,7 +101,7 @@ def prepare_volumes(
 
     with Progress(console=Console(stderr=True), transient=True) as progress, ThreadPoolExecutor(max(1, workers)) as pool:
         task = progress.add_task("preparing", total=len(volumes))
-        for outcome in pool.map(one, range(len(volumes))):
+        for outcome in pool.map(one, volumes):
             progress.advance(task)
             if isinstance(outcome, InputError):
                 reasons.append(str(outcome))
