@@ -94,7 +94,7 @@ class Viewed:
         if not shown.any():
             return {plane: self.count(plane) // 2 for plane in PLANES}
         if not len(sizes):
-            places = [part.nonzero()[0].mean() for part in (shown.any(axis=(1, 2)), shown.any(axis=(0, 2)), shown.any(axis=(0, 1)))]
+            places = [np.flatnonzero(part).mean() for part in (shown.any(axis=(1, 2)), shown.any(axis=(0, 2)), shown.any(axis=(0, 1)))]
             return {plane: round(float(places[_AXIS[plane]])) for plane in PLANES}
         best: dict[Plane, int] = {}
         for plane in PLANES:

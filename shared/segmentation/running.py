@@ -10,6 +10,7 @@ from typing import Any
 from shared.errors import UserError
 from shared.files import write_json
 from shared.imaging.volumes import Volume, find_cases
+from shared.inference.protocols import Predictor
 from shared.inference.run import local_engine, run
 from shared.metrics.growth import growth
 from shared.phantoms.head import write_head_follow_ups, write_heads
@@ -33,7 +34,7 @@ def infer_volumes(predictor_class: type[VolumePredictor], config: InferVolumesCo
         minimum_ml=config.minimum_ml,
         kept=Kept(uncertainty=config.uncertainty, probability=config.probability, report=config.report),
     )
-    computing = {"device": config.device, "precision": config.precision, "options": options}
+    computing: dict[str, Any] = {"device": config.device, "precision": config.precision, "options": options}
     predictor = predictor_class.load(config.model, **computing)
     about = predictor.about
     maker = {key: about[key] for key in ("settings", "provenance", "tta", "threshold", "minimum_ml")}
@@ -62,7 +63,7 @@ def serve_volumes(predictor_class: type[VolumePredictor], config: ServeConfig, *
     else:
         from shared.serving.server import serve as serve_predictor
 
-    def load() -> VolumePredictor:
+    def load() -> Predictor[Any]:
         return predictor_class.load(config.model, device=config.device, precision=config.precision)
 
     serve_predictor(load, config, media_types=media_types)

@@ -20,6 +20,7 @@ from monai.transforms import (
     RandGaussianSmoothd,
     RandScaleIntensityd,
     RandShiftIntensityd,
+    Transform,
 )
 from numpy.typing import NDArray
 from rich.console import Console
@@ -62,8 +63,8 @@ class PreparedVolume:
     @property
     def places(self) -> list[NDArray[np.int32]]:
         """Of each class that occurs, labelled voxels [N, 3]."""
-        with np.load(self.folder / "places.npz") as file:
-            return [file[name] for name in file.files]
+        table = np.load(self.folder / "places.npy")
+        return [table[table[:, 0] == number, 1:] for number in np.unique(table[:, 0])]
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -95,7 +96,7 @@ def prepare_volumes(
             with atomic_folder(target) as temporary:
                 np.save(temporary / "image.npy", ready.image)
                 np.save(temporary / "labels.npy", placed)
-                np.savez(temporary / "places.npz", **_places(placed, labels))
+                np.save(temporary / "places.npy", _places(placed, labels))
                 write_text(temporary / "about.json", json.dumps({"name": volume.name, "spacing_mm": ready.spacing_mm}))
         return PreparedVolume(name=volume.name, folder=target)
 
@@ -186,7 +187,7 @@ class WholeVolumes(torch.utils.data.Dataset[Batch]):
 def augmentation(config: SamplingConfig, size: Sequence[int]) -> Compose:
     """As nnU-Net and the papers of the AGU-Net family: mirror, turn, zoom, and change intensities, each for a part of the windows."""
     both = ["image", "labels"]
-    steps = [RandFlipd(keys=both, prob=0.5, spatial_axis=axis) for axis in config.flip_axes]
+    steps: list[Transform] = [RandFlipd(keys=both, prob=0.5, spatial_axis=axis) for axis in config.flip_axes]
     if config.augment:
         steps += [
             RandAffined(
@@ -217,11 +218,11 @@ def _cut(values: NDArray[np.generic], corner: Sequence[int], size: Sequence[int]
     return torch.from_numpy(result)
 
 
-def _places(labels: NDArray[np.uint8], classes: Labels) -> dict[str, NDArray[np.int32]]:
-    """Labelled voxels of each class that occurs, [N, 3]; evenly spaced where there are many."""
-    found = {}
+def _places(labels: NDArray[np.uint8], classes: Labels) -> NDArray[np.int32]:
+    """Labelled voxels of each class, a row each: the class's number and x, y, z; evenly spaced where there are many."""
+    found = [np.empty((0, 4), np.int32)]
     for number, mask in enumerate(classes.masks(labels).values()):
         voxels = np.argwhere(mask).astype(np.int32)
-        if len(voxels):
-            found[f"class_{number}"] = voxels[:: -(-len(voxels) // _FOREGROUND_KEPT)]
-    return found
+        some = voxels[:: max(1, -(-len(voxels) // _FOREGROUND_KEPT))]
+        found.append(np.pad(some, [(0, 0), (1, 0)], constant_values=number))
+    return np.concatenate(found)

@@ -25,7 +25,7 @@ def nothing(volume: Volume) -> NDArray[np.bool_]:
 def central_ellipsoid(volume: Volume) -> NDArray[np.bool_]:
     """An ellipsoid in the middle, half as long along each axis: where things lie that were cut out around their target."""
     axes = np.meshgrid(*(np.linspace(-1, 1, size) for size in volume.shape), indexing="ij", sparse=True)
-    return sum(axis**2 for axis in axes) < 0.25
+    return np.asarray(sum(axis**2 for axis in axes) < 0.25)
 
 
 def brightest(volume: Volume) -> NDArray[np.bool_]:

@@ -26,7 +26,7 @@ def prepared(folder, labels, *, image=None):
     np.save(folder / "image.npy", image)
     np.save(folder / "labels.npy", labels.astype(np.uint8))
     voxels = np.argwhere(labels).astype(np.int32)
-    np.savez(folder / "places.npz", **({"class_0": voxels} if len(voxels) else {}))
+    np.save(folder / "places.npy", np.pad(voxels, [(0, 0), (1, 0)]))
     (folder / "about.json").write_text(json.dumps({"name": folder.name, "spacing_mm": [1, 1, 1]}))
     return PreparedVolume(name=folder.name, folder=folder)
 
