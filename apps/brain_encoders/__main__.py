@@ -10,6 +10,7 @@ VERBS = {
     "series": verb("apps.brain_encoders.series:fit_series", config.SeriesConfig),
     "categories": verb("apps.brain_encoders.categories:fit_categories", config.CategoriesConfig),
     "similarity": verb("apps.brain_encoders.similarity:compare_similarity", config.SimilarityConfig),
+    "voxelwise": verb("apps.brain_encoders.voxelwise:fit_voxelwise", config.VoxelwiseConfig),
     "compare": verb("apps.brain_encoders.compare:compare", config.CompareConfig),
     "infer": verb("apps.brain_encoders.inference:infer", config.BrainInferConfig),
     "serve": verb("apps.brain_encoders.inference:serve", config.BrainServeConfig),

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from shared.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from shared.config import Device, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from shared.inference.config import ComputeConfig, ConvertConfig, InferConfig
 from shared.serving.config import ServeConfig
 from shared.training.config import FitConfig, OptimizerConfig, ScheduleConfig
@@ -24,6 +24,7 @@ __all__ = [
     "RidgeConfig",
     "SeriesConfig",
     "TrainConfig",
+    "VoxelwiseConfig",
 ]
 
 
@@ -320,4 +321,39 @@ class SimilarityConfig:
     similarity: Literal["spearman", "pearson", "kendall_tau_a"] = "spearman"
     permutations: PositiveInt = 1000
     output: Path = Path("results/similarity")
+    seed: NonNegativeInt = 0
+
+
+@dataclass(kw_only=True)
+class VoxelwiseConfig:
+    """Fit a whole brain by ridge from tables on disk, voxel block by voxel block; the same command goes on where it stopped."""
+
+    features: Path
+    """.npy [stimuli, features]; rows that are equal are one stimulus shown again, and stay together in the cross-validation."""
+    responses: Path
+    """.npy or .h5 [stimuli, voxels]; never read as a whole."""
+    key: str | None = None
+    """The data set in an HDF5 file."""
+    voxels_first: bool = False
+    """The responses are [voxels, stimuli]: fastest to read."""
+    test_features: Path | None = None
+    """Other stimuli, on which each voxel's correlation and R2 are measured."""
+    test_responses: Path | None = None
+    allow_repeats: bool = False
+    """Go on though test stimuli are also fitted: scores are then not those of new stimuli."""
+    runs: tuple[PositiveInt, ...] = ()
+    """Time series: the number of rows of each run; penalties are then chosen by leaving out each run in turn."""
+    folds: PositiveInt = 5
+    """Of the cross-validation, without runs."""
+    alphas: tuple[PositiveFloat, ...] = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6)
+    """Penalties to choose from for each voxel, added to the features' sums of squares."""
+    voxels_at_once: PositiveInt = 4096
+    """In a block, which is the unit of memory, of resuming, and of the work of a machine."""
+    engine: Literal["local", "ray"] = "local"
+    """ray spreads the blocks over the machines of a Ray cluster; all must see the same files."""
+    workers: PositiveInt = 2
+    """ray: processes at work at once; each holds what depends on the features."""
+    device: Device = "auto"
+    output: Path = Path("results/voxelwise")
+    """A folder. If it holds some of this fit's blocks already, only the missing ones are made."""
     seed: NonNegativeInt = 0
