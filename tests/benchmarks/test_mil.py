@@ -63,7 +63,9 @@ def test_multi_head_acmil_forward_and_backward(measure, count: int, way: str) ->
         slide, branches = published(bag) if way.startswith("every") else network(bag)[:2]
         (slide_loss(slide, label.to(DEVICE)) + branches.sum()).backward()
 
-    measure(f"ACMIL-MHA, {count:,} tiles of width 384, {DEVICE}", way, step, images=1, rounds=3, tensors_only=True)
+    measure(
+        f"ACMIL-MHA, {count:,} tiles of width 384, {DEVICE}", way, step, images=1, rounds=3 if count < 100_000 else 1, tensors_only=True
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -75,7 +77,14 @@ def test_one_training_step_of_each_network(measure, count: int, name: str) -> No
     def step() -> None:
         torch.stack(list(network.losses(bag, torch.tensor(1, device=DEVICE)).values())).sum().backward()
 
-    measure(f"training step, {count:,} tiles of width 384, {DEVICE}", NAMES[name], step, images=1, rounds=3, tensors_only=True)
+    measure(
+        f"training step, {count:,} tiles of width 384, {DEVICE}",
+        NAMES[name],
+        step,
+        images=1,
+        rounds=3 if count < 100_000 else 1,
+        tensors_only=True,
+    )
 
 
 @pytest.mark.parametrize("name", ["acmil_ga", "acmil_mha", "transmil"])
