@@ -34,11 +34,11 @@ def _regions(prediction: VolumePrediction, truth: NDArray[np.uint8], patient: st
     return region_scores(predicted, true, spacing_mm=prediction.volume.spacing_mm)
 
 
-def _challenge(cases: Sequence[ScoredCase], config: EvaluateVolumesConfig) -> CohortTable:
+def _challenge(cases: Sequence[ScoredCase], config: EvaluateVolumesConfig) -> CohortTable | None:
     known = [case for case in cases if case.extra is not None]
     columns = ["region", "Dice", "sensitivity", "specificity", "HD95 (mm)", "HD95 of all cases (mm)"]
     if not known:
-        return CohortTable(title="Regions of BraTS: these classes are none", columns=columns, rows=[], plain={})
+        return None
     means = summarise_regions(
         [case.extra for case in known], patients=[case.patient for case in known], resamples=config.bootstrap, seed=config.seed
     )

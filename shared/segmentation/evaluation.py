@@ -106,7 +106,8 @@ class Evaluation:
 
 Extra = Callable[[VolumePrediction, NDArray[np.uint8], str], Any]
 """A prediction, the true label map and the patient -> what the app's own metrics are made of."""
-Summary = Callable[[Sequence[ScoredCase], EvaluateVolumesConfig], CohortTable]
+Summary = Callable[[Sequence[ScoredCase], EvaluateVolumesConfig], CohortTable | None]
+"""All cases of one model -> the app's own table; None where its metrics are not of these classes."""
 
 
 def evaluate_volumes(
@@ -194,13 +195,14 @@ def _scored(
         raise UserError(f"{config.data}: not one of {len(volumes)} cases could be used, the first: {next(iter(failures.values()))}")
     model = _model(predictor.name, cases["model"], config)
     other = _model(baseline.name, cases["baseline"], config) if baseline is not None else None
+    tables = [summary(each.cases, config) for each in (model, other) if each is not None] if summary else []
     return Evaluation(
         model=model,
         baseline=other,
         difference=None if other is None else _difference(model, other, config),
         trivial={answer: float(np.mean(values)) for answer, values in trivial.items()},
         volumes=used,
-        tables=[summary(each.cases, config) for each in (model, other) if each is not None] if summary else [],
+        tables=[table for table in tables if table is not None],
         failures=failures,
     )
 
