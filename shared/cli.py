@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import yaml
@@ -183,6 +184,7 @@ def _check_names(words: list[str], settings: type, parser: _Parser) -> None:
     """Every key of the YAML files and of the command line must exist; done here because only here the nearest name is known."""
     known = set(_known(settings))
     free = tuple(f"{name}." for name in _known(settings, kind=dict))
+    optional = set(_known(settings, kind=NoneType))
     groups = {group: name for group, _, name in (key.rpartition(".") for key in sorted(known)) if group}
     paths = _configurations(words)
     for path in paths:
@@ -199,7 +201,7 @@ def _check_names(words: list[str], settings: type, parser: _Parser) -> None:
         for key, value in _entries(content):
             if key not in known and not key.startswith(free):
                 parser.error(f"{path}: {_unknown('key', key, sorted(known))}")
-            if key in groups and not isinstance(value, dict):
+            if key in groups and not isinstance(value, dict) and not (value is None and key in optional):
                 parser.error(f"{path}: {key!r} must hold keys and values, such as `{key}: {{{groups[key]}: ...}}`, not {value!r}.")
     for word in words:
         key = word[2:].partition("=")[0]
@@ -233,11 +235,12 @@ def _plain_number(value: Any) -> Any:
 
 
 def _known(settings: type, prefix: str = "", *, kind: type = object) -> Iterator[str]:
-    """Every key of a settings class, dotted: fit, fit.epochs, ...; of one kind: dict for those whose entries a person names."""
+    """Every key of a settings class, dotted: fit, fit.epochs, ...; of one kind: dict for those whose entries a person names,
+    NoneType for those that may be null."""
     hints = get_type_hints(settings)
     for field in fields(settings):
         hint = hints[field.name]
-        if kind is object or get_origin(hint) is kind:
+        if kind is object or get_origin(hint) is kind or kind in get_args(hint):
             yield prefix + field.name
         for inner in (hint, *get_args(hint)):
             if isinstance(inner, type) and is_dataclass(inner):

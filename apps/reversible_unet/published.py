@@ -87,9 +87,8 @@ def convert(config: ConvertConfig) -> None:
             labels={f"region {number}": [number] for number in range(1, regions + 1)},
             overlapping=True,
         )
-    # Of the published program: half the first width for reversible blocks, the first width for the baseline.
-    first = settings["channels"][0]
-    network = ModelConfig(name=published.network, inner_groups=first // 2 if published.network == "reversible_unet" else first, **settings)
+    groups = settings.pop("inner_groups", None) or settings.pop("groups")
+    network = ModelConfig(name=published.network, inner_groups=groups, **settings)
     segmentation = SegmentationSettings(
         task=task,
         preprocessing=PreprocessingConfig(spacing_mm=(1.0, 1.0, 1.0), crop=True, normalisation="foreground"),
@@ -148,6 +147,7 @@ def _settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "channels": tuple(2 * state[f"encoders.{level}.{_BLOCKS}.0.f_block.gn.weight"].shape[0] for level in range(levels)),
         "encoder_depth": blocks("encoders.0"),
         "decoder_depth": blocks("decoders.0"),
+        "inner_groups": state[f"encoders.0.{_BLOCKS}.0.f_block.gn.weight"].shape[0],
     }
 
 
@@ -157,6 +157,7 @@ def _baseline_settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "in_channels": state["encoders.0.conv1.weight"].shape[1],
         "out_channels": state["lastConv.weight"].shape[0],
         "channels": tuple(state[f"encoders.{level}.gn1.weight"].shape[0] for level in range(levels)),
+        "groups": state["encoders.0.gn1.weight"].shape[0],
     }
 
 

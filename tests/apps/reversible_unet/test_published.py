@@ -78,6 +78,7 @@ def test_a_checkpoint_of_the_released_program_answers_as_published(name: str, tm
             "channels": tuple(config["channels"]),
             "encoder_depth": config["encoder_depth"],
             "decoder_depth": config["decoder_depth"],
+            "inner_groups": config["channels"][0] // 2,
         }
 
 

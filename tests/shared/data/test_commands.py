@@ -30,7 +30,7 @@ def test_the_list_names_the_data_sets_of_an_app(capsys: pytest.CaptureFixture[st
 
 
 def test_an_app_without_data_sets_is_told_which_have_some() -> None:
-    with pytest.raises(UserError, match=r"'pranett'\. Apps with data sets: pranet"):
+    with pytest.raises(UserError, match=r"'pranett'\. Apps with data sets: .*\bpranet\b"):
         list_data(ListConfig(app="pranett"))
 
 

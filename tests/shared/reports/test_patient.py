@@ -174,6 +174,7 @@ def test_in_a_browser_the_view_turns_by_hand_and_parts_can_be_hidden(tmp_path):
     with sync_api.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
         page = browser.new_page(viewport={"width": 900, "height": 900}, reduced_motion="reduce")
+        page.set_default_timeout(120_000)
         problems = []
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)

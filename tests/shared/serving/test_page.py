@@ -32,7 +32,7 @@ def page(browser: "playwright.Browser") -> Iterator["playwright.Page"]:
     page = context.new_page()
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda message: complaints.append(message.text) if "Content Security" in message.text else None)
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(120_000)
     yield page
     context.close()
     assert complaints == []

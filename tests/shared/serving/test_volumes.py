@@ -146,7 +146,7 @@ def test_a_person_at_the_page_sends_an_examination_and_saves_the_mask(case_servi
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 1200, "height": 900})
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(120_000)
         page.goto(case_service.url)
         playwright.expect(page.locator("#formats")).to_have_text("DCM, DICOM, IMA, MHA, MHD, NII, NII.GZ, NRRD, ZIP; up to 64 MB each.")
         page.get_by_label("are one examination").check()
