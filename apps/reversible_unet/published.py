@@ -141,13 +141,14 @@ def _settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
         return _how_many(lambda block: f"{level}.{_BLOCKS}.{block}.f_block.gn.weight" in state)
 
     levels = _how_many(lambda level: blocks(f"encoders.{level}") > 0)
+    halves = [state[f"encoders.{level}.{_BLOCKS}.0.f_block.gn.weight"].shape[0] for level in range(levels)]
     return {
         "in_channels": state["firstConv.weight"].shape[1],
         "out_channels": state["lastConv.weight"].shape[0],
-        "channels": tuple(2 * state[f"encoders.{level}.{_BLOCKS}.0.f_block.gn.weight"].shape[0] for level in range(levels)),
+        "channels": tuple(2 * half for half in halves),
         "encoder_depth": blocks("encoders.0"),
         "decoder_depth": blocks("decoders.0"),
-        "inner_groups": state[f"encoders.0.{_BLOCKS}.0.f_block.gn.weight"].shape[0],
+        "inner_groups": halves[0] if halves else None,
     }
 
 
