@@ -12,9 +12,9 @@ from shared.segmentation.config import (
     GrowthConfig,
     HeadPhantomConfig,
     InferVolumesConfig,
+    ServeVolumesConfig,
     TrainVolumesConfig,
 )
-from shared.serving.config import ServeConfig
 
 __all__ = [
     "AGUNetConvertConfig",
@@ -100,13 +100,8 @@ class AGUNetEvaluateConfig(EvaluateVolumesConfig):
 
 
 @dataclass(kw_only=True)
-class AGUNetServeConfig(ServeConfig):
+class AGUNetServeConfig(ServeVolumesConfig):
     """Answer segmentations over HTTP: NIfTI, or a zipped DICOM series."""
-
-    max_upload_mb: PositiveFloat = 512.0
-    timeout_s: PositiveFloat = 600.0
-    batch_size: PositiveInt = 1
-    queue_size: PositiveInt = 4
 
 
 @dataclass(kw_only=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from apps.reversible_unet.config_memory import MemoryConfig, PlanConfig
-from shared.config import Fraction, PositiveFloat, PositiveInt
+from shared.config import Fraction, PositiveInt
 from shared.inference.config import ConvertConfig
 from shared.segmentation.config import (
     EvaluateVolumesConfig,
@@ -13,11 +13,11 @@ from shared.segmentation.config import (
     GrowthConfig,
     HeadPhantomConfig,
     InferVolumesConfig,
+    ServeVolumesConfig,
     TaskConfig,
     TrainVolumesConfig,
     WindowConfig,
 )
-from shared.serving.config import ServeConfig
 from shared.training.config import FitConfig
 
 __all__ = [
@@ -97,13 +97,8 @@ class ReversibleEvaluateConfig(EvaluateVolumesConfig):
 
 
 @dataclass(kw_only=True)
-class ReversibleServeConfig(ServeConfig):
+class ReversibleServeConfig(ServeVolumesConfig):
     """Answer segmentations over HTTP: a zip of the four sequences, or one NIfTI with four channels."""
-
-    max_upload_mb: PositiveFloat = 512.0
-    timeout_s: PositiveFloat = 600.0
-    batch_size: PositiveInt = 1
-    queue_size: PositiveInt = 4
 
 
 @dataclass(kw_only=True)

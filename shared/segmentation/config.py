@@ -10,6 +10,7 @@ from shared.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFl
 from shared.errors import UserError
 from shared.inference.config import ComputeConfig, InferConfig
 from shared.phantoms.head_settings import HeadSequence, LesionKind
+from shared.serving.config import ServeConfig
 from shared.training.config import FitConfig
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "InferVolumesConfig",
     "PreprocessingConfig",
     "SamplingConfig",
+    "ServeVolumesConfig",
     "TaskConfig",
     "TrainVolumesConfig",
     "VolumeDataConfig",
@@ -161,6 +163,16 @@ class EvaluateVolumesConfig(ComputeConfig):
     group_pattern: str | None = None
     """A regular expression; scans whose names match it with the same first group are one patient's. Intervals are over patients."""
     seed: NonNegativeInt = 0
+
+
+@dataclass(kw_only=True)
+class ServeVolumesConfig(ServeConfig):
+    """Answer segmentations over HTTP: uploads are larger than pictures, and take longer."""
+
+    max_upload_mb: PositiveFloat = 512.0
+    timeout_s: PositiveFloat = 600.0
+    batch_size: PositiveInt = 1
+    queue_size: PositiveInt = 4
 
 
 @dataclass(kw_only=True)
