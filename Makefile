@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: demo test lint benchmark container clean
+.PHONY: demo test test-all lint benchmark container clean
 
 demo: $(VENV)/.installed
 	rm -rf $(DEMO)
@@ -20,6 +20,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+# With the tests marked as thorough: every attention block compiled with its sizes left open and run by ONNX Runtime, every promise of every app. An hour.
+test-all: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "thorough or not thorough"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

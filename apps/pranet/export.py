@@ -37,5 +37,7 @@ def export(config: ExportConfig) -> None:
     network = _Probability(optimise(model), predictor.settings.temperature).eval().to(memory_format=torch.contiguous_format)
     example = torch.randn(config.batch_size or 2, 3, size, size, generator=torch.Generator().manual_seed(0))
     note = {"input": f"RGB, [B, 3, {size}, {size}], value/255, minus {MEAN}, divided by {STD}", "settings": predictor.settings.to_dict()}
-    error = export_network(network, example, config.output, format=config.format, note=note, free_batch=not config.batch_size)
+    error = export_network(
+        network, example, config.output, format=config.format, note=note, free=None if config.batch_size else {0: "batch"}
+    )
     print(f"{config.output}: input {note['input']}; output is the probability; largest difference from the bundle {error:.1e}")

@@ -50,5 +50,5 @@ def export_volumes(predictor_class: type[VolumePredictor], config: ExportConfig)
         "output": f"probabilities of {', '.join(classes)}",
         "settings": {"model": plain(predictor.model), **plain(predictor.settings)},
     }
-    difference = export_network(probability, example, config.output, format=config.format, note=note, free_batch=True)
+    difference = export_network(probability, example, config.output, format=config.format, note=note, free={0: "batch"})
     print(f"{config.output}: input {note['input']}; output: {note['output']}; largest difference from the bundle {difference:.1e}")
