@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.commands import Answer, run_apart
+from tests.commands import Answer, run_apart, run_here
 from tests.contract.contract import APPS, Contract, contract_of
 from tests.contract.inputs import bad_inputs
 from tests.contract.inputs import write as write_input
@@ -128,5 +128,5 @@ def inferred(
 
 def _succeed(app: str, words: object) -> None:
     assert isinstance(words, (list, tuple))
-    answer = run_apart(app, *words)
+    answer = run_here(app, *words)
     assert answer.code == 0, f"{words}: {answer.err}\n{answer.out}"

@@ -29,6 +29,6 @@ def test_a_run_folder_holds_what_a_person_needs(trained: Path) -> None:
 def test_the_same_seed_gives_the_same_weights_bit_by_bit(
     app: str, short_training: Callable[[Path], list[object]], reference_weights: dict[str, str], tmp_path: Path
 ) -> None:
-    answer = run_apart(app, *short_training(tmp_path / "again"))
+    answer = run_apart(app, *short_training(tmp_path / "again"))  # the first one was in this process: nothing of it may count
     assert answer.code == 0, answer.err
     assert fingerprint(tmp_path / "again" / "model") == reference_weights

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.commands import PATIENCE_S, run_apart, started, wait_for
+from tests.commands import PATIENCE_S, run_here, started, wait_for
 from tests.contract.weights import fingerprint
 
 
@@ -37,7 +37,7 @@ def interrupted(app: str, words: list[object], run: Path, number: signal.Signals
 
 
 def assert_resumes(app: str, run: Path, expected: dict[str, str], reference: Path) -> None:
-    answer = run_apart(app, "train", "--resume", run)
+    answer = run_here(app, "train", "--resume", run)
     assert answer.code == 0, answer.err
     assert history(run) == history(reference)
     assert fingerprint(run / "model") == expected
