@@ -5,6 +5,7 @@ Each is a Predictor, driven by the same ``run`` as `infer`: so it resumes, lists
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -167,6 +168,7 @@ class FeatureExtractor:
         self.encoder, self.tiling, self.mpp = encoder, tiling, mpp
         self.mpp_of = read_mpp_table(mpp_table)
         self.tiles, self.tiles_together = tiles, tiles_together
+        self.tiled = _tiled(tiles) if tiles else {}
         self.pool = ThreadPoolExecutor(max(1, workers))
 
     @classmethod
@@ -204,7 +206,12 @@ class FeatureExtractor:
             if self.tiles is None:
                 tiles, pieces = tile_slide(slide, self.tiling)
             else:
-                tiles, pieces = replace(read_tiles(_tiles_file(self.tiles, slide)), slide=slide.name, slide_path=path), []
+                tiles, pieces = (
+                    replace(
+                        read_tiles(self.tiled.get(path.resolve()) or _tiles_file(self.tiles, slide)), slide=slide.name, slide_path=path
+                    ),
+                    [],
+                )
                 tiles = replace(tiles, mpp=tiles.mpp or slide.mpp, size=slide.size)
                 _check_inside(tiles, slide)
             return Prepared(stream=TileStream(slide, tiles, pool=self.pool), pieces=pieces)
@@ -267,6 +274,14 @@ def _batches(stream: TileStream, size: int) -> Iterator[tuple[NDArray[np.intp], 
 
 def _only(tiles: Tiles, kept: NDArray[np.intp]) -> Tiles:
     return replace(tiles, coordinates=tiles.coordinates[kept])
+
+
+def _tiled(folder: Path) -> dict[Path, Path]:
+    """Coordinates by the slide's file, as a run of ours lists them: it gives slides in sub-folders, and of equal names, other names."""
+    table = folder / "predictions.jsonl"
+    rows = [json.loads(line) for line in table.read_text().splitlines()] if table.is_file() else []
+    listed = {Path(row["input"]).resolve(): folder / row["files"]["tiles"] for row in rows if "tiles" in row.get("files", {})}
+    return {slide: file for slide, file in listed.items() if file.is_file()}
 
 
 def _tiles_file(folder: Path, slide: Slide) -> Path:

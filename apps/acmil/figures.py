@@ -10,12 +10,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from apps.acmil.prediction import concentration
+from shared.errors import UserError
 from shared.reports.style import INK, styled_figure, styled_legend
 
 if TYPE_CHECKING:
     from apps.acmil.evaluation import Case
 
-__all__ = ["concentration_curves", "confusion_matrix", "instance_map"]
+__all__ = ["concentration_curves", "confusion_matrix", "instance_layout", "instance_map"]
 
 LARGEST_K = 50
 
@@ -56,11 +57,31 @@ def confusion_matrix(cases: Sequence[Case], classes: Sequence[str]) -> Figure:
     return figure
 
 
+def instance_layout(features: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Tiles in a plane, in which neighbours look alike to the encoder: UMAP, as in the paper, always the same for the same tiles.
+
+    Args:
+        features: [N, D], at least three.
+
+    Returns:
+        [N, 2].
+
+    Raises:
+        UserError: if UMAP is not installed.
+    """
+    try:
+        from umap import UMAP  # its first import compiles, for many seconds
+    except ModuleNotFoundError as error:
+        raise UserError(f'the layout of tiles needs UMAP ({error.name} is not installed): pip install "fovea[notebook]"') from error
+    layout = UMAP(n_neighbors=min(15, len(features) - 1), random_state=0, n_jobs=1)
+    return np.asarray(layout.fit_transform(features), dtype=np.float32)
+
+
 def instance_map(places: NDArray[np.floating], values: Mapping[str, NDArray[np.floating]]) -> Figure:
     """Tiles in a plane, once for each entry of ``values``, coloured by it; the highest are drawn last.
 
     Args:
-        places: [N, 2], such as UMAP's.
+        places: [N, 2], as ``instance_layout`` gives them.
         values: title -> [N].
     """
     figure, axes = styled_figure(width=3.3 * len(values), height=3.1, columns=len(values))

@@ -22,12 +22,16 @@ __all__ = ["bags_of_slides", "make_phantoms", "write_labelled_slides"]
 
 SIDE_PX = 1536
 """Of level 0; small, because it is a demonstration."""
+_SMALLEST_SIDE_PX = 640
+"""From here on every phantom has a piece of tissue larger than ``TissueConfig.min_area_mm2``."""
 
 
 def make_phantoms(config: PhantomConfig) -> None:
     """Writes labelled phantoms into a new folder."""
     if config.output.exists() and any(config.output.iterdir()):
         raise UserError(f"{config.output}: is not empty. Name a new folder, so that nothing is lost.")
+    if config.kind == "slides" and config.side < _SMALLEST_SIDE_PX:
+        raise UserError(f"--side {config.side}: there would be less tissue than is looked for. Take {_SMALLEST_SIDE_PX} or more.")
     if config.kind == "bags":
         with atomic_folder(config.output) as folder:
             write_witness_bags(folder, count=config.count, seed=config.seed)

@@ -138,8 +138,9 @@ def _repetition_time(file: Any, path: Path) -> float:
     if known is None:
         import nibabel as nib
 
-        zooms = getattr(nib.load(path).header, "get_zooms", lambda: ())()
-        known = zooms[3] if len(zooms) > 3 else None
+        header = nib.load(path).header
+        zooms = getattr(header, "get_zooms", lambda: ())()
+        known = zooms[3] if len(zooms) > 3 else getattr(header.get_axis(0), "step", None) if hasattr(header, "get_axis") else None
     if not known or not 0.1 <= float(known) <= 20:
         raise UserError(f"{path}: the repetition time is not known ({known}). Put RepetitionTime, in seconds, into its JSON file.")
     return float(known)

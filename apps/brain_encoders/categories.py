@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,13 +13,13 @@ from numpy.typing import NDArray
 
 from apps.brain_encoders.alignment import align_to_volumes
 from apps.brain_encoders.config import CategoriesConfig
-from apps.brain_encoders.openfmri import Run, find_runs, read_run
+from apps.brain_encoders.openfmri import Run, find_runs, read_run, read_volume
 from apps.brain_encoders.space import VolumeSpace
 from shared.encoding.delays import delay
 from shared.encoding.ridge import RidgeFit, fit_ridge
 from shared.encoding.runs import run_labels
 from shared.encoding.splits import check_leakage, run_splits
-from shared.errors import UserError
+from shared.errors import InputError, UserError
 from shared.files import write_bytes, write_json, write_text
 from shared.metrics.encoding import pearson, r2
 from shared.metrics.permutation import block_permutations, false_discovery_rate, permutation_test
@@ -45,24 +46,24 @@ class CategoryScores:
 
 def fit_categories(config: CategoriesConfig) -> None:
     """Fits a subject's runs; leaves scores.csv, maps as NIfTI, figures, metrics.json and report.html."""
-    import nibabel as nib
-
     found = find_runs(config.data, config.subject)
+    for name in ("fit_runs", "test_runs"):
+        if not getattr(config, name):
+            raise UserError(f"{name}: name at least one run; there are {', '.join(map(str, found))}.")
     missing = [number for number in (*config.fit_runs, *config.test_runs) if number not in found]
     if missing:
         raise UserError(f"{config.data}: run {missing[0]} is missing; there are {', '.join(map(str, found))}. Mend fit_runs and test_runs.")
     check_leakage(config.fit_runs, config.test_runs)
-    first = nib.load(found[config.fit_runs[0]] / config.bold)
-    if config.mask is None:
-        mask, affine, mask_name = np.asarray(first.dataobj).std(axis=3) > 0, first.affine, "all voxels that vary"
-    else:
-        image = nib.load(config.mask)
-        mask, affine, mask_name = np.asarray(image.dataobj) > 0, image.affine, str(config.mask)
-        mask = mask[..., 0] if mask.ndim == 4 else mask
+    mask, affine, mask_name = _mask(config, found[config.fit_runs[0]] / config.bold)
     runs = {
         number: read_run(number, found[number], bold=config.bold, mask=mask, affine=affine, mask_name=mask_name)
         for number in (*config.fit_runs, *config.test_runs)
     }
+    volumes = sum(len(runs[number].bold) for number in config.test_runs)
+    if volumes < 2 * config.block:
+        raise UserError(
+            f"block: the runs that judge have {volumes} volumes, and two blocks at least must change places. Take shorter ones."
+        )
     categories = tuple(sorted({name for run in runs.values() for name in run.names}))
     scores = score_categories([runs[n] for n in config.fit_runs], [runs[n] for n in config.test_runs], categories, config)
     space = VolumeSpace(mask=mask, affine=affine)
@@ -97,6 +98,19 @@ def fit_categories(config: CategoriesConfig) -> None:
     report.write(config.output / "report.html")
     print(f"{len(significant)} voxels, {int(significant.sum())} predicted at a false discovery rate of 5 %.")
     print(f"To look at: {config.output / 'report.html'}")
+
+
+def _mask(config: CategoriesConfig, series: Path) -> tuple[NDArray[np.bool_], NDArray[np.float64], str]:
+    """Where to read, on which grid, and what to call it."""
+    if config.mask is None:
+        data, affine = read_volume(series)
+        mask, name = np.ptp(data, axis=-1) > 0, f"{series} (all voxels that vary)"
+    else:
+        data, affine = read_volume(config.mask)
+        mask, name = (data[..., 0] if data.ndim == 4 else data) > 0, str(config.mask)
+    if mask.ndim != 3 or not mask.any():
+        raise InputError(f"{config.mask or series}: holds no voxel to fit. Name another mask or series.")
+    return mask, affine, name
 
 
 def score_categories(fit: Sequence[Run], test: Sequence[Run], categories: tuple[str, ...], config: CategoriesConfig) -> CategoryScores:

@@ -31,9 +31,7 @@ def caption_vectors(captions: Sequence[str], *, name: str, layer: str = "", pool
     Raises:
         UserError: if a caption is empty, or the model cannot be had or has no such layer or pooler.
     """
-    empty = sum(not caption.strip() for caption in captions)
-    if empty:
-        raise UserError(f"{empty} of {len(captions)} stimuli have no caption. Fill the column caption of trials.csv.")
+    _check_captions(captions)
     tokenizer, model = _text_model(name)
     found = []
     for start in range(0, len(captions), batch_size):
@@ -72,37 +70,50 @@ def word_vectors(words: Sequence[str], *, name: str, layer: str = "", context: i
 
 
 @torch.inference_mode()
-def joint_vectors(pictures: Sequence[NDArray[np.uint8]], captions: Sequence[str], *, name: str, batch_size: int = 16) -> Vectors:
+def joint_vectors(pictures: Sequence[NDArray[np.uint8]], captions: Sequence[str], *, name: str) -> Vectors:
     """[N, C]: of each picture together with its caption.
 
-    Of a model that answers both at once (ViLT, FLAVA, VisualBERT with its own detector's processor) the mean of the last hidden states; of
-    one with two sides (CLIP, SigLIP) both embeddings, one after the other.
+    Of a model that answers both at once (ViLT, FLAVA) the mean of the last hidden states; of one with two sides (CLIP, SigLIP) both
+    embeddings, one after the other. Pairs go through the model one by one, so that nothing is padded and no vector depends on others.
 
     Args:
         pictures: RGB uint8 [H, W, 3].
         captions: as many.
         name: of the model on the hub, or a folder that ``save_pretrained`` wrote (with its processor).
+
+    Raises:
+        UserError: if a caption is empty, or the model cannot be had or does not read pictures with captions.
     """
     from transformers import AutoModel, AutoProcessor
 
+    _check_captions(captions)
     try:
         processor, model = AutoProcessor.from_pretrained(name), AutoModel.from_pretrained(name).eval()
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{name}: cannot be had as a joint model ({' '.join(str(error).split())[:200]}). Name a folder with its files."
         ) from error
+    if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
+        raise UserError(f"{name}: reads no pictures with captions. Take a joint model, such as openai/clip-vit-base-patch32.")
     found = []
-    for start in range(0, len(pictures), batch_size):
-        images = [Image.fromarray(picture) for picture in pictures[start : start + batch_size]]
-        inputs = processor(
-            images=images, text=list(captions[start : start + batch_size]), return_tensors="pt", padding=True, truncation=True
-        )
+    for picture, caption in zip(pictures, captions, strict=True):
+        inputs = processor(images=Image.fromarray(picture), text=caption, return_tensors="pt", truncation=True)
         answer = model(**inputs)
         if getattr(answer, "image_embeds", None) is not None:
-            found.append(torch.cat([answer.image_embeds, answer.text_embeds], dim=1))
-        else:
-            found.append(answer.last_hidden_state.mean(1))
-    return torch.cat(found).float().numpy()
+            found.append(torch.cat([answer.image_embeds, answer.text_embeds], dim=1)[0])
+            continue
+        states = getattr(answer, "last_hidden_state", None)
+        states = getattr(answer, "multimodal_embeddings", None) if states is None else states
+        if states is None:
+            raise UserError(f"{name}: answers neither with joint hidden states nor with two embeddings. Take another joint model.")
+        found.append(states[0].mean(0))
+    return torch.stack(found).float().numpy()
+
+
+def _check_captions(captions: Sequence[str]) -> None:
+    empty = sum(not caption.strip() for caption in captions)
+    if empty:
+        raise UserError(f"{empty} of {len(captions)} stimuli have no caption. Fill the column caption of trials.csv.")
 
 
 def _text_model(name: str) -> tuple[Any, Any]:

@@ -23,6 +23,9 @@ __all__ = ["end_point_error", "motion_features", "optical_flow", "video_vectors"
 
 Clip = NDArray[np.uint8]
 
+_RAFT_LEAST = 128
+"""Pixels that its pyramid needs in each direction; smaller frames are continued at their edges."""
+
 
 def optical_flow(clip: Clip, *, method: Literal["farneback", "raft"] = "farneback", weights: Path | None = None) -> NDArray[np.float32]:
     """[T - 1, H, W, 2]: how many pixels each place moves to the right and down until the next frame.
@@ -116,7 +119,8 @@ def _raft(clip: Clip, weights: Path | None) -> NDArray[np.float32]:
     load_weights(network, read_checkpoint(weights), source=weights)
     frames = torch.from_numpy(clip).permute(0, 3, 1, 2).float() / 127.5 - 1
     height, width = frames.shape[2:]
-    padded = torch.nn.functional.pad(frames, (0, -width % 8, 0, -height % 8), mode="replicate")
+    right, below = (max(_RAFT_LEAST - length, -length % 8) for length in (width, height))
+    padded = torch.nn.functional.pad(frames, (0, right, 0, below), mode="replicate")
     with torch.inference_mode():
         flows = [network(one[None], other[None])[-1][0] for one, other in pairwise(padded)]
     return torch.stack(flows)[:, :, :height, :width].permute(0, 2, 3, 1).numpy()

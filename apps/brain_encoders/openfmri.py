@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from shared.encoding.checks import check_grid
 from shared.errors import InputError, UserError
 
-__all__ = ["Run", "find_runs", "read_run"]
+__all__ = ["Run", "find_runs", "read_run", "read_volume"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,6 +42,23 @@ def find_runs(folder: Path, subject: str, task: str = "task001") -> dict[int, Pa
     return found
 
 
+def read_volume(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A NIfTI file's voxels, and their affine.
+
+    Raises:
+        InputError: if it is missing or damaged.
+    """
+    import nibabel as nib
+
+    try:
+        image = nib.load(path)
+        return np.asarray(image.dataobj, dtype=np.float64), np.asarray(image.affine)
+    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+        raise InputError(
+            f"{path}: cannot be read as a NIfTI image ({' '.join(str(error).split())}). Name another, or copy it again."
+        ) from error
+
+
 def read_run(number: int, folder: Path, *, bold: str, mask: NDArray[np.bool_], affine: NDArray[np.float64], mask_name: str) -> Run:
     """Reads one run through a mask.
 
@@ -59,15 +77,11 @@ def read_run(number: int, folder: Path, *, bold: str, mask: NDArray[np.bool_], a
     from nilearn.signal import clean
 
     path, events = folder / bold, folder / "bold_events.tsv"
-    try:
-        image = nib.load(path)
-        data = np.asarray(image.dataobj, dtype=np.float64)
-    except (OSError, EOFError, nib.filebasedimages.ImageFileError) as error:
-        raise InputError(f"{path}: cannot be read as a series of volumes ({error}).") from error
+    data, grid = read_volume(path)
     if data.ndim != 4 or data.shape[3] < 10:
         raise InputError(f"{path}: a series of volumes [x, y, z, t] is needed; found {data.shape}.")
-    check_grid(data.shape, image.affine, mask.shape, affine, names=(str(path), mask_name))
-    series, repetition_time = data[mask].T, float(image.header.get_zooms()[3])
+    check_grid(data.shape, grid, mask.shape, affine, names=(str(path), mask_name))
+    series, repetition_time = data[mask].T, float(nib.load(path).header.get_zooms()[3])
     constant = np.ptp(series, axis=0) == 0
     cleaned = np.zeros_like(series)
     cleaned[:, ~constant] = clean(series[:, ~constant], t_r=repetition_time, high_pass=1 / 128, detrend=True, standardize="zscore_sample")

@@ -36,26 +36,26 @@ def compare_similarity(config: SimilarityConfig) -> None:
         )
     models = picture_models(paths) | (_label_models(config.labels, len(paths)) if config.labels else {})
     tested = rdm_test(models, subjects, similarity=config.similarity, permutations=config.permutations, seed=config.seed)
-    ceiling = rdm_ceiling(subjects, similarity=config.similarity)
+    ceiling = rdm_ceiling(subjects, similarity=config.similarity) if len(subjects) > 1 else None
     figure = agreement_figure(tested, ceiling, similarity=config.similarity.replace("_", " "))
     write_bytes(config.output / "agreement.png", to_png(figure, dpi=130))
     facts = {
         "stimuli": len(paths),
         "subjects": len(subjects),
         "similarity": config.similarity,
-        "ceiling": [ceiling.lower, ceiling.upper],
+        "ceiling": None if ceiling is None else [ceiling.lower, ceiling.upper],
         "models": {name: {"mean": found.mean, "each": list(found.each), "p": found.p} for name, found in tested.items()},
     }
     write_json(config.output / "metrics.json", facts)
     report = Report("Representational similarity", subtitle=config.rdms.name)
-    report.facts(
-        {"stimuli": len(paths), "subjects": len(subjects), "lower noise ceiling": ceiling.lower, "upper noise ceiling": ceiling.upper}
-    )
+    bounds = {} if ceiling is None else {"lower noise ceiling": ceiling.lower, "upper noise ceiling": ceiling.upper}
+    report.facts({"stimuli": len(paths), "subjects": len(subjects), **bounds})
     report.figure(figure, caption="Mean agreement with subjects; points: each subject; grey: the noise ceiling; filled bars: p < 0.05.")
     report.write(config.output / "report.html")
     for name, found in tested.items():
         print(f"{name:<20} {found.mean:6.3f}  p {found.p:.4f}")
-    print(f"noise ceiling        {ceiling.lower:6.3f} to {ceiling.upper:.3f}\nTo look at: {config.output / 'report.html'}")
+    print(f"noise ceiling        {ceiling.lower:6.3f} to {ceiling.upper:.3f}" if ceiling else "noise ceiling: needs two subjects")
+    print(f"To look at: {config.output / 'report.html'}")
 
 
 def picture_models(paths: list[Path]) -> dict[str, NDArray[np.float64]]:
@@ -74,11 +74,12 @@ def picture_models(paths: list[Path]) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def agreement_figure(tested: dict[str, Agreement], ceiling: RdmCeiling, *, similarity: str) -> Figure:
-    """A bar per model, best first, with its subjects as points, and the noise ceiling as a band."""
+def agreement_figure(tested: dict[str, Agreement], ceiling: RdmCeiling | None, *, similarity: str) -> Figure:
+    """A bar per model, best first, with its subjects as points, and the noise ceiling, if there is one, as a band."""
     order = sorted(tested, key=lambda name: tested[name].mean, reverse=True)
     figure, (axis,) = styled_figure(height=0.9 + 0.32 * len(order))
-    axis.axvspan(ceiling.lower, ceiling.upper, color="#e4e7eb", zorder=0)
+    if ceiling is not None:
+        axis.axvspan(ceiling.lower, ceiling.upper, color="#e4e7eb", zorder=0)
     for row, name in enumerate(order):
         found = tested[name]
         sure = found.p < 0.05
@@ -97,14 +98,14 @@ def _subjects(path: Path) -> NDArray[np.float64]:
         with np.load(path, allow_pickle=False) as file:
             (name,) = file.files
             found = file[name].astype(np.float64)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: cannot be read as an .npz with one array of RDMs ({error}).") from error
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: cannot be read as an .npz with one array of RDMs ({error}). Write it with numpy.savez.") from error
     if found.ndim == 2:
         found = found[None]
     if found.ndim == 4:
         found = found.mean(axis=1)
-    if found.ndim != 3 or found.shape[1] != found.shape[2] or not np.isfinite(found).all():
-        raise InputError(f"{path}: RDMs [subjects, n, n] without NaN are needed; found {found.shape}.")
+    if found.ndim != 3 or not len(found) or found.shape[1] != found.shape[2] or found.shape[1] < 3 or not np.isfinite(found).all():
+        raise InputError(f"{path}: RDMs [subjects, n, n] of at least three stimuli, without NaN, are needed; found {found.shape}.")
     return found
 
 
@@ -112,7 +113,7 @@ def _label_models(path: Path, count: int) -> dict[str, NDArray[np.float64]]:
     try:
         rows = json.loads(path.read_text())
         keys = [key for key in rows[0] if key != "file"]
-        columns = {key: [row[key] for row in rows] for key in keys}
+        columns = {key: [json.dumps(row[key]) for row in rows] for key in keys}
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise InputError(f"{path}: cannot be read as a JSON list of objects with the same keys ({error}).") from error
     if len(rows) != count:

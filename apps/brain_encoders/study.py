@@ -149,10 +149,13 @@ def checked(study: Study, *, bad_units: str = "refuse", allow_repeats: bool = Fa
     Raises:
         UserError: with what was found and what to do.
     """
-    if study.responses.ndim != 2 or len(study.responses) != len(study.trials):
-        rows = f"{study.responses.shape[0]:,} rows" if study.responses.ndim else "no rows"
+    if study.responses.ndim != 2 or study.responses.dtype.kind not in "fiu":
+        found = f"{study.responses.dtype} of shape {study.responses.shape}"
+        raise UserError(f"{study.root}: responses must be a table of numbers [presentations, units]; found {found}. Export them anew.")
+    if len(study.responses) != len(study.trials):
         raise UserError(
-            f"{study.root}: {len(study.trials):,} presentations, but responses with {rows}. Give one row for each presentation."
+            f"{study.root}: {len(study.trials):,} presentations, but responses with {len(study.responses):,} rows. Give one row for each "
+            "presentation."
         )
     units = sum(study.space.hemispheres)
     if units != study.units:

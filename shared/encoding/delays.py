@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from shared.encoding.runs import run_slices
+from shared.errors import UserError
 
 __all__ = ["delay"]
 
@@ -25,10 +26,13 @@ def delay(features: ArrayLike, delays: Sequence[int], runs: ArrayLike | None = N
 
     Returns:
         [n, len(delays) * p], delay by delay: column d * p + j is feature j, ``delays[d]`` volumes earlier.
+
+    Raises:
+        UserError: if there is no delay.
     """
     given = np.asarray(features)
     if given.ndim != 2 or not len(delays):
-        raise ValueError(f"features must be [n, p] and at least one delay given; got {given.shape} and {list(delays)}")
+        raise UserError(f"delays: at least one, and features [volumes, features], are needed; got {list(delays)} and {given.shape}.")
     delayed = np.zeros((len(delays), *given.shape), dtype=given.dtype)
     for run in run_slices(runs, len(given)):
         series = given[run]

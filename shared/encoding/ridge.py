@@ -7,7 +7,7 @@ regression", NeuroImage 2022) and of scikit-learn's Ridge.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,18 +98,18 @@ class RidgeSolver:
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> None:
-        self.score, self.choice, self.intercept, self.dtype = score, choice, intercept, dtype
+        self.intercept = intercept
         self.features = _tensor(features, dtype, device)
         check_features(self.features.numpy(force=True))
         self.count, self.width = self.features.shape
-        self.alphas = _alphas(alphas, device)
+        self.rule = _Rule(alphas=_alphas(alphas, device), score=score, choice=choice, dtype=dtype)
         folds = _splits(splits, self.count, device)
         self.engine: Primal | Dual
         if self.width < self.count:
-            self.engine = Primal(self.features, splits=folds, alphas=self.alphas, intercept=intercept)
+            self.engine = Primal(self.features, splits=folds, alphas=self.rule.alphas, intercept=intercept)
         else:
             kernel = _linear_kernel(self.features, centred=intercept)
-            self.engine = Dual(kernel, dtype=dtype, splits=folds, alphas=self.alphas, intercept=intercept)
+            self.engine = Dual(kernel, dtype=dtype, splits=folds, alphas=self.rule.alphas, intercept=intercept)
 
     def fit(self, responses: ArrayLike | Tensor) -> RidgeFit:
         """The fit of responses [n, v].
@@ -120,17 +120,13 @@ class RidgeSolver:
         found = _as_tensor(responses)
         check_pairs(self.count, len(found))
         check_responses(found.numpy(force=True))
-        index, scores = _choose(self.engine, found, self)
-        coefficients = np.empty((self.width, found.shape[1]), dtype=_numpy_dtype(self.dtype))
-        intercept = np.empty(found.shape[1], dtype=coefficients.dtype)
-        for block in _blocks(found.shape[1]):
-            part, constant = self.engine.fit(_tensor(found[:, block], self.dtype, self.features.device), index[block])
-            if isinstance(self.engine, Dual):
-                part = self.features.T @ part
-                constant = constant - self.features.mean(dim=0) @ part if self.intercept else constant
-            coefficients[:, block], intercept[block] = part.numpy(force=True), constant.numpy(force=True)
-        alphas = self.alphas[index].numpy(force=True)
-        return RidgeFit(coefficients=coefficients, intercept=intercept, alphas=alphas, scores=scores.numpy(force=True))
+        finish = self._from_dual if isinstance(self.engine, Dual) else None
+        coefficients, intercept, alphas, scores = _fit(self.engine, found, self.rule, rows=self.width, finish=finish)
+        return RidgeFit(coefficients=coefficients, intercept=intercept, alphas=alphas, scores=scores)
+
+    def _from_dual(self, dual: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        coefficients = self.features.T @ dual
+        return coefficients, mean - self.features.mean(dim=0) @ coefficients if self.intercept else mean
 
 
 def fit_ridge(
@@ -180,15 +176,15 @@ def fit_kernel_ridge(
     check_responses(found.numpy(force=True))
     grid = _alphas(alphas, device)
     engine = Dual(given, dtype=dtype, splits=_splits(splits, len(given), device), alphas=grid, intercept=intercept)
-    index, scores = _choose(engine, found, _Rule(alphas=grid, score=score, choice=choice, dtype=dtype))
-    dual = np.empty(tuple(found.shape), dtype=_numpy_dtype(dtype))
-    constants = np.empty(found.shape[1], dtype=dual.dtype)
     mean = given.mean(dim=0).to(dtype)
-    for block in _blocks(found.shape[1]):
-        part, constant = engine.fit(_tensor(found[:, block], dtype, device), index[block])
-        dual[:, block] = part.numpy(force=True)
-        constants[block] = (constant - mean @ part if intercept else constant).numpy(force=True)
-    return KernelRidgeFit(dual=dual, intercept=constants, alphas=grid[index].numpy(force=True), scores=scores.numpy(force=True))
+    dual, constants, alphas_found, scores = _fit(
+        engine,
+        found,
+        _Rule(alphas=grid, score=score, choice=choice, dtype=dtype),
+        rows=len(given),
+        finish=(lambda part, constant: (part, constant - mean @ part)) if intercept else None,
+    )
+    return KernelRidgeFit(dual=dual, intercept=constants, alphas=alphas_found, scores=scores)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +197,26 @@ class _Rule:
     dtype: torch.dtype
 
 
-def _choose(engine: Primal | Dual, responses: Tensor, rule: _Rule | RidgeSolver) -> tuple[Tensor, Tensor]:
+def _fit(
+    engine: Primal | Dual,
+    responses: Tensor,
+    rule: _Rule,
+    *,
+    rows: int,
+    finish: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
+) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    """Weights [rows, v], intercepts, chosen penalties and their scores [v]; ``finish`` makes the first two of the engine's answer."""
+    index, scores = _choose(engine, responses, rule)
+    weights = np.empty((rows, responses.shape[1]), dtype=_numpy_dtype(rule.dtype))
+    constants = np.empty(responses.shape[1], dtype=weights.dtype)
+    for block in _blocks(responses.shape[1]):
+        part, constant = engine.fit(_tensor(responses[:, block], rule.dtype, rule.alphas.device), index[block])
+        part, constant = finish(part, constant) if finish else (part, constant)
+        weights[:, block], constants[block] = part.numpy(force=True), constant.numpy(force=True)
+    return weights, constants, rule.alphas[index].numpy(force=True), scores.numpy(force=True)
+
+
+def _choose(engine: Primal | Dual, responses: Tensor, rule: _Rule) -> tuple[Tensor, Tensor]:
     device = rule.alphas.device
     judged = (engine.scores(_tensor(responses[:, block], rule.dtype, device), rule.score) for block in _blocks(responses.shape[1]))
     if rule.choice == "common":

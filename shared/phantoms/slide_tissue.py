@@ -23,6 +23,8 @@ _HAEMATOXYLIN = np.array([0.650, 0.704, 0.286], np.float32)
 _EOSIN = np.array([0.072, 0.990, 0.105], np.float32)
 _GLASS = np.array([243, 241, 244], np.float32)
 _INKS = ((40, 70, 170), (20, 120, 70), (35, 35, 40))
+_FAT_SHARE = 0.25
+"""Of the tissue at most: cells have one size, and would leave nothing of a small slide."""
 _STAMPS = 16
 """Different nuclei of a kind; each is used many times, turned by chance."""
 
@@ -90,6 +92,7 @@ def draw_scene(random: np.random.Generator, *, width_um: float, height_um: float
     for _ in range(int(random.integers(0, 40))):
         x, y = hub + random.normal(0, 75, 2)
         fat.append((x, y, random.uniform(16, 34)))
+    fat = fat[: int(_FAT_SHARE * (0.37 * smaller / 25) ** 2)]  # middle radii of tissue and cells
     groups = [(*somewhere(), random.uniform(22, 60)) for _ in range(int(random.integers(1, 4)))]
     pen = []
     if random.uniform() < 0.4:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from shared.encoding.stream import Block, BlockDone, Engine, Job
 from shared.errors import UserError
@@ -29,6 +31,13 @@ class _Worker:
         return self.job.fit(self.solver, block, self.job.read(block))
 
 
+def _anywhere(job: Job) -> Job:
+    """With paths that a worker finds whatever folder it was started in."""
+    responses = replace(job.responses, path=Path(job.responses.path).resolve())
+    test = job.test_responses and replace(job.test_responses, path=Path(job.test_responses.path).resolve())
+    return replace(job, responses=responses, test_responses=test)
+
+
 def ray_blocks(workers: int) -> Engine:
     """Fits blocks in ``workers`` processes; the files of the job must be seen by all machines in the same place.
 
@@ -38,7 +47,7 @@ def ray_blocks(workers: int) -> Engine:
     def fit(job: Job, blocks: Sequence[Block]) -> Iterator[BlockDone]:
         with cluster():
             remote = ray.remote(num_cpus=1)(_Worker)
-            shared = ray.put(job)
+            shared = ray.put(_anywhere(job))
             pool = ActorPool([remote.remote(shared) for _ in range(max(1, min(workers, len(blocks))))])
             try:
                 yield from pool.map_unordered(lambda worker, block: worker.fit.remote(block), list(blocks))  # type: ignore[arg-type]

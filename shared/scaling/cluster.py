@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ def cluster() -> Iterator[None]:
     started = not ray.is_initialized()
     if started:
         address = os.environ.get("RAY_ADDRESS")
+        _check_reachable(address)
         dashboard = None if address else False
         try:
             with _quiet_start():
@@ -42,6 +44,17 @@ def cluster() -> Iterator[None]:
             logger.setLevel(level)
         if started:
             ray.shutdown()
+
+
+def _check_reachable(address: str | None) -> None:
+    """Ray itself tries for many minutes before it says that nobody answers."""
+    host, _, port = (address or "").rpartition("://")[2].rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserError(f"RAY_ADDRESS: nobody answers at {address} ({error}). Start the cluster, or take --engine local.") from error
 
 
 @contextmanager

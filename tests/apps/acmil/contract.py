@@ -150,16 +150,18 @@ WIDE, TALL = (11, 900, 700), (12, 640, 900)
 
 CONTRACT = Contract(
     predictor="ACMILPredictor",
-    phantoms=lambda folder: phantoms(folder, seed=1, count=28),
-    unseen=lambda folder: phantoms(folder, seed=999, count=12),
+    phantoms=lambda folder: phantoms(folder, seed=1, count=64),
+    unseen=lambda folder: phantoms(folder, seed=999, count=24),
     train=lambda data, run: [
         *("train", "--data.root", data, "--output", run, "--model.channels", 32, "--model.branches", 3),
-        *("--tiling.tile_px", TILE_PX, "--fit.epochs", 10, "--fit.optimizer.lr", 5e-3, "--data.validation", 0.25),
+        *("--tiling.tile_px", TILE_PX, "--data.validation", 0.25),
+        # Four seeds of this gave 0.94 to 1.00 on 40 unseen slides; with 56 slides, or without the decay, some stay below 0.8.
+        *("--fit.epochs", 12, "--fit.optimizer.lr", 5e-3, "--fit.optimizer.weight_decay", 0.1),
     ],
-    few_epochs=["--fit.epochs", 4],
+    few_epochs=["--fit.epochs", 3],
     evaluate=lambda bundle, data, output: ["evaluate", "--model", bundle, "--data", data, "--output", output, "--bootstrap", 0],
     scores=scores,
-    score=0.65,
+    score=0.75,
     good={
         "wide_bag.h5": GoodInput(content=lambda: bag_of(*WIDE), geometry=WIDE[1:], same_as="wide.tiff"),
         "wide.tiff": GoodInput(content=lambda: slide(*WIDE), geometry=WIDE[1:]),

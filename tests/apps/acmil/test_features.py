@@ -18,11 +18,11 @@ from torch import nn
 from torchvision.models import get_model
 
 from apps.acmil.bags import read_bag, write_tiles
-from apps.acmil.config_pipeline import EncoderConfig, FeaturesConfig, TilingConfig
+from apps.acmil.config_pipeline import EncoderConfig, FeaturesConfig, TileConfig, TilingConfig
 from apps.acmil.encoders import build_foundation_model, foundation_models, load_encoder
 from apps.acmil.features import features, slide_to_bag
 from apps.acmil.reading import TileStream, runs
-from apps.acmil.tiling import tile_slide
+from apps.acmil.tiling import tile, tile_slide
 from shared.errors import InputError, UserError
 from shared.imaging.slides import open_slide
 from shared.phantoms.slide import slide_phantom, write_pyramid
@@ -205,6 +205,13 @@ def test_tiles_of_an_earlier_run_are_taken_as_they_are(tmp_path, slide_file) -> 
     config = FeaturesConfig(input=[slide_file], output=tmp_path / "out", tiles=tmp_path / "tiles")
     assert features(config) == 0
     np.testing.assert_array_equal(read_bag(tmp_path / "out" / "slide.h5").coordinates, tiles.coordinates)
+    folder = tmp_path / "slides" / "below"
+    folder.mkdir(parents=True)
+    for name in ("slide.tiff", "slide.tif"):  # in a sub-folder, and of one name but for the ending
+        (folder / name).write_bytes(slide_file.read_bytes())
+    assert tile(TileConfig(input=[tmp_path / "slides"], output=tmp_path / "ours", tiling=TILING)) == 0
+    assert features(FeaturesConfig(input=[tmp_path / "slides"], output=tmp_path / "both", tiles=tmp_path / "ours")) == 0
+    assert len(list((tmp_path / "both" / "below").glob("*.h5"))) == 2
     empty = FeaturesConfig(input=[slide_file], output=tmp_path / "none", tiles=tmp_path)
     assert features(empty) == 3
     assert "there are no coordinates of it" in (tmp_path / "none" / "failures.csv").read_text()

@@ -57,6 +57,11 @@ def test_the_same_tissue_however_fine_the_scanner(tmp_path) -> None:
     assert areas[0.5] == pytest.approx(areas[1.0], rel=0.03)
 
 
+def test_a_small_phantom_full_of_fat_has_tissue(tmp_path) -> None:
+    with open_slide(written(tmp_path, slide_phantom(60074652, width=640, height=640))) as slide:
+        assert find_tissue(slide, TissueConfig())
+
+
 def test_tiles_have_a_physical_size_and_cover_the_tissue_once(slide_file, phantom) -> None:
     with open_slide(slide_file) as slide:
         tiles, _ = tile_slide(slide, TilingConfig(tile_px=64, mpp=2.0, min_tissue=0))

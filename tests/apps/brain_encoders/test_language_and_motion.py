@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
-from apps.brain_encoders.language import caption_vectors, word_vectors
+from apps.brain_encoders.language import caption_vectors, joint_vectors, word_vectors
 from apps.brain_encoders.motion import end_point_error, motion_features, optical_flow, video_vectors
 from shared.errors import UserError
 from tests.commands import Answer
@@ -57,6 +58,52 @@ def test_empty_captions_and_unknown_models_are_refused(bert: Path, tmp_path: Pat
         caption_vectors(["a"], name=str(tmp_path))
 
 
+def joint_model(folder: Path, kind: str) -> Path:
+    """A picture-caption model of one layer: ViLT, one stream of both, or CLIP, with two sides."""
+    from transformers import (
+        BertTokenizerFast,
+        CLIPConfig,
+        CLIPImageProcessor,
+        CLIPModel,
+        CLIPProcessor,
+        ViltConfig,
+        ViltImageProcessor,
+        ViltModel,
+        ViltProcessor,
+    )
+
+    torch.manual_seed(0)
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    tokenizer = BertTokenizerFast(str(folder / "vocab.txt"))
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    if kind == "vilt":
+        ViltModel(ViltConfig(vocab_size=len(WORDS), image_size=64, patch_size=16, **small)).save_pretrained(folder)
+        ViltProcessor(ViltImageProcessor(size={"shortest_edge": 64}), tokenizer).save_pretrained(folder)
+    else:
+        text = {"vocab_size": len(WORDS), "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, **small}
+        vision = {"image_size": 32, "patch_size": 16, **small}
+        CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
+        square = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+        CLIPProcessor(CLIPImageProcessor(**square), tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["vilt", "clip"])
+def test_a_picture_and_its_caption_have_one_vector(kind: str, tmp_path: Path, bert: Path) -> None:
+    name = str(joint_model(tmp_path, kind))
+    pictures = [np.random.default_rng(side).integers(0, 255, (40, side, 3), dtype=np.uint8) for side in (40, 60, 80)]
+    captions = ["a face", "a word in front of a scene", "nothing"]
+    found = joint_vectors(pictures, captions, name=name)
+    assert found.shape == (3, 16)
+    assert found[1] == pytest.approx(joint_vectors(pictures[1:2], captions[1:2], name=name)[0], abs=1e-5), "others do not matter"
+    assert not np.allclose(found[0], joint_vectors(pictures[:1], ["a scene"], name=name)[0]), "the caption does"
+    assert not np.allclose(found[0], joint_vectors(pictures[1:2], captions[:1], name=name)[0]), "and the picture"
+    with pytest.raises(UserError, match="1 of 3 stimuli have no caption"):
+        joint_vectors(pictures, ["a", "", "a"], name=name)
+    with pytest.raises(UserError, match="reads no pictures with captions"):
+        joint_vectors(pictures, captions, name=str(bert))
+
+
 def test_spaces_are_compared_with_and_without_the_leak(folder: Path, bert: Path, encoders: Callable[..., Answer]) -> None:
     """Captions say what the category units respond to, so that text explains more of them than the light does."""
     words = ("--spaces", "[text,light]", "--text_model", bert, "--data.cache", "null", "--output", "spaces")
@@ -96,6 +143,19 @@ def test_motion_features_say_where_to_and_how_fast() -> None:
 def test_a_single_frame_does_not_move() -> None:
     with pytest.raises(UserError, match="1 frame"):
         optical_flow(moving_texture(1, 0)[:1])
+
+
+def test_raft_flows_over_frames_of_any_size(tmp_path: Path) -> None:
+    """By random weights, which say nothing of a movement: that the weights load, and each pixel of the frames has a flow."""
+    from torchvision.models.optical_flow import raft_small
+
+    torch.manual_seed(0)
+    torch.save(raft_small().state_dict(), tmp_path / "raft.pth")
+    flow = optical_flow(moving_texture(1, 0)[:2, :50], method="raft", weights=tmp_path / "raft.pth")
+    assert flow.shape == (1, 50, 64, 2)
+    assert np.isfinite(flow).all()
+    with pytest.raises(UserError, match="raft needs weights"):
+        optical_flow(moving_texture(1, 0), method="raft")
 
 
 def test_a_clip_has_a_vector_by_any_video_model(tmp_path: Path) -> None:

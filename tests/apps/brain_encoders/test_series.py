@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.cifti2 import BrainModelAxis, Cifti2Image, SeriesAxis
 
 from apps.brain_encoders.alignment import align_to_volumes, lanczos
 from apps.brain_encoders.bids import find_runs, read_bold
@@ -101,6 +102,49 @@ def test_surfaces_of_both_hemispheres_are_one_run(tmp_path: Path) -> None:
     assert (space.mesh, space.hemispheres) == ("fsaverage3", (642, 642))
     assert series.mean(axis=0) == pytest.approx(np.zeros(1284), abs=1e-5)
     assert series.std(axis=0) == pytest.approx(np.ones(1284), abs=1e-5)
+
+
+def test_cifti_is_read_as_its_cortex_and_cleaned_of_fmripreps_confounds(tmp_path: Path, encoders: Callable[..., Answer]) -> None:
+    """Noise and a movement that fMRIPrep's table knows, in 60 vertices and a thalamus; its repetition time is in the file alone."""
+    tables = importlib.resources.files("nilearn") / "interfaces" / "fmriprep" / "data"
+    if not (tables / "test-v21_desc-confounds_timeseries.tsv").is_file():
+        pytest.skip("this installation of nilearn has no table of confounds")
+    folder = tmp_path / "prep" / "sub-01" / "func"
+    folder.mkdir(parents=True)
+    root = tmp_path / "prep"
+    (root / "dataset_description.json").write_text(json.dumps({"Name": "x", "BIDSVersion": "1.8.0", "DatasetType": "derivative"}))
+    for suffix in ("tsv", "json"):
+        content = (tables / f"test-v21_desc-confounds_timeseries.{suffix}").read_bytes()
+        (folder / f"sub-01_task-look_desc-confounds_timeseries.{suffix}").write_bytes(content)
+    rows = [line.split("\t") for line in (folder / "sub-01_task-look_desc-confounds_timeseries.tsv").read_text().splitlines()]
+    movement = np.array([float(row[rows[0].index("trans_x")]) for row in rows[1:]])
+    vertices = {"LEFT": np.arange(0, 400, 10), "RIGHT": np.arange(5, 205, 10)}
+    parts = [BrainModelAxis.from_surface(places, 32492, name=f"CIFTI_STRUCTURE_CORTEX_{side}") for side, places in vertices.items()]
+    parts.append(BrainModelAxis.from_mask(np.ones((2, 2, 2), dtype=bool), affine=np.eye(4), name="CIFTI_STRUCTURE_THALAMUS_LEFT"))
+    axis = parts[0] + parts[1] + parts[2]
+    series = np.random.default_rng(0).standard_normal((len(movement), len(axis))) + 5 * (movement / movement.std())[:, None]
+    image = Cifti2Image(series.astype(np.float32), header=(SeriesAxis(0, TR_S, len(series)), axis))
+    nib.save(image, folder / "sub-01_task-look_space-fsLR_den-91k_bold.dtseries.nii")
+    events = [f"{2 * TR_S * number}\t2.0\t{'face' if number % 2 else 'house'}" for number in range(1, 13)]
+    (folder / "sub-01_task-look_events.tsv").write_text("onset\tduration\ttrial_type\n" + "\n".join(events) + "\n")
+
+    (run,) = find_runs(root, None, subject="01", kind="cifti")
+    assert run.repetition_time_s == TR_S
+    raw, space = read_bold(run, confounds=False)
+    cleaned, _ = read_bold(run, confounds=True)
+    assert (space.mesh, space.left.tolist(), space.right.tolist()) == ("fsLR32k", vertices["LEFT"].tolist(), vertices["RIGHT"].tolist())
+    assert abs(np.corrcoef(raw.mean(axis=1), movement)[0, 1]) > 0.5
+    assert abs(np.corrcoef(cleaned.mean(axis=1), movement)[0, 1]) < 1e-6, "what is a confound is gone, to rounding"
+
+    words = ("--subject", "01", "--kind", "cifti", "--delays", "[1,2]", "--folds", 3, "--permutations", 20)
+    answer = encoders("series", "--derivatives", root, *words, "--output", "out")
+    assert answer.code == 0, answer.err
+    maps = nib.load("out/maps_cifti.dscalar.nii")
+    assert maps.shape == (4, 60)
+    assert [model.vertex.tolist() for _, _, model in maps.header.get_axis(1).iter_structures()] == [v.tolist() for v in vertices.values()]
+    table = folder / "sub-01_task-look_desc-confounds_timeseries.tsv"
+    table.write_text("\n".join(table.read_text().splitlines()[:-3]) + "\n")
+    one_line_error(encoders("series", "--derivatives", root, *words), table.name, "Are they of one run?")
 
 
 def test_an_event_counts_for_each_volume_by_its_share_of_it() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from shared.encoding.ridge import fit_ridge
 from shared.encoding.splits import grouped_splits
@@ -109,3 +110,18 @@ def test_what_cannot_be_fitted_is_said_in_one_line(tables, encoders: Callable[..
     features[2, 5] = np.nan
     np.save("features.npy", features[:60])
     one_line_error(encoders("voxelwise", *WORDS), "features.npy: feature 5 is not finite")
+
+
+@pytest.mark.slow
+def test_ray_leaves_the_same_blocks(tables, encoders: Callable[..., Answer]) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    assert encoders("voxelwise", *WORDS, *BLOCKS, *TEST).code == 0
+    answer = encoders("voxelwise", *WORDS, *BLOCKS, *TEST, "--engine", "ray", "--workers", 1, "--output", "ray")
+    assert answer.code == 0, answer.err
+    assert [path.name for path in sorted(Path("ray/blocks").iterdir())] == [path.name for path in sorted(Path("fit/blocks").iterdir())]
+    for path in Path("fit/blocks").iterdir():
+        local, over_ray = load_file(path), load_file(Path("ray/blocks", path.name))
+        assert local.keys() == over_ray.keys()
+        for name, values in local.items():
+            np.testing.assert_allclose(over_ray[name], values, rtol=1e-4, atol=1e-5, err_msg=name)  # float32, other threads
+    assert Path("ray/failures.csv").read_bytes() == Path("fit/failures.csv").read_bytes()

@@ -36,3 +36,11 @@ def test_ray_gives_the_same_fit_and_says_what_stopped_a_worker(tmp_path: Path) -
 
     with pytest.raises(UserError, match=r"gone\.npy: there is no such file"):
         stream_ridge(features, Vanishing(tmp_path / "gone.npy"), tmp_path / "no", alphas=ALPHAS, engine=ray_blocks(1))
+
+
+def test_a_cluster_that_does_not_answer_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from shared.scaling.cluster import cluster
+
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(UserError, match=r"RAY_ADDRESS: nobody answers at 127\.0\.0\.1:9"), cluster():
+        pass
