@@ -29,8 +29,11 @@ class Inferred:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every promise for every app; in ``make test``, those that code of `shared/` keeps for all of them, for the first app only."""
     if "app" in metafunc.fixturenames:
-        metafunc.parametrize("app", APPS, scope="session")
+        others = pytest.mark.thorough if metafunc.definition.get_closest_marker("kept_by_shared") else ()
+        apps = [APPS[0], *(pytest.param(app, marks=others) for app in APPS[1:])]
+        metafunc.parametrize("app", apps, scope="session")
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.commands import PATIENCE_S, run_here, started, wait_for
 from tests.contract.weights import fingerprint
 
@@ -57,6 +59,7 @@ def test_killed_and_resumed(
     assert_resumes(app, run, reference_weights, reference)
 
 
+@pytest.mark.kept_by_shared
 def test_stopped_by_the_system_then_by_the_keyboard_and_resumed(
     app: str,
     short_training: Callable[[Path], list[object]],

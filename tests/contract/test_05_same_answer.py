@@ -75,6 +75,7 @@ def test_the_service_gives_the_same_reasons_for_what_it_refuses(inferred: Inferr
 
 
 @pytest.mark.slow
+@pytest.mark.kept_by_shared
 def test_ray_agrees_with_one_process(app: str, contract: Contract, inferred: Inferred, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     output = tmp_path / "ray"

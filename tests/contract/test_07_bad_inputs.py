@@ -6,6 +6,8 @@ import shutil
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.commands import PATIENCE_S, run_here, started, wait_for
 from tests.contract.conftest import Inferred
 from tests.contract.contract import Contract
@@ -61,6 +63,7 @@ def test_a_result_that_was_lost_is_made_again(app: str, contract: Contract, infe
     assert rows(output) == rows(inferred.output)
 
 
+@pytest.mark.kept_by_shared
 def test_a_killed_run_goes_on_where_it_was(app: str, contract: Contract, inferred: Inferred, tmp_path: Path) -> None:
     inputs, output = tmp_path / "inputs", tmp_path / "output"
     inputs.mkdir()
