@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from xml.parsers.expat import ExpatError
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apps.brain_encoders.space import VERTICES, SurfaceSpace, VolumeSpace
 from shared.encoding.runs import zscore_runs
-from shared.errors import UserError
+from shared.errors import InputError, UserError
 
 __all__ = ["BoldRun", "find_runs", "read_bold"]
 
@@ -88,14 +90,16 @@ def read_bold(
     Raises:
         UserError: if files do not fit each other: an affine or a shape that is not the mask's, hemispheres of different length.
     """
+    from nibabel.filebasedimages import ImageFileError
     from nilearn.signal import clean
 
-    if run.kind == "volume":
-        series, space = _volume(run)
-    elif run.kind == "surface":
-        series, space = _surfaces(run)
-    else:
-        series, space = _cifti(run)
+    try:
+        series, space = {"volume": _volume, "surface": _surfaces, "cifti": _cifti}[run.kind](run)
+    except (OSError, EOFError, ValueError, zlib.error, ExpatError, ImageFileError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{run.bold[0]}: this run cannot be read as {run.kind} BOLD ({reason}). Copy it again, or leave it out."
+        ) from error
     nuisance = _confounds(run) if confounds and run.confounds is not None else None
     if nuisance is not None and len(nuisance) != len(series):
         raise UserError(f"{run.confounds}: {len(nuisance)} rows, but {run.bold[0]} has {len(series)} volumes. Are they of one run?")

@@ -25,6 +25,7 @@ from apps.brain_encoders.study import Study
 from apps.brain_encoders.trivial import picture_statistics
 from shared.encoding.ridge import fit_ridge
 from shared.encoding.splits import Split, contiguous_splits, grouped_splits
+from shared.errors import UserError
 from shared.files import write_json, write_text
 from shared.imaging import read_image
 from shared.metrics.encoding import pearson, pearson_over_voxels, r2, two_v_two
@@ -57,6 +58,8 @@ class SpaceScores:
 
 def compare(config: CompareConfig) -> None:
     """Scores the spaces asked for; leaves spaces.csv, metrics.json and report.html."""
+    if not config.spaces:
+        raise UserError("spaces: name at least one of image, text, joint and light.")
     study = open_study(config.data)
     vectors = {space: _vectors(space, study, config)[study.trials].astype(np.float64) for space in config.spaces}
     responses = np.asarray(study.responses, dtype=np.float64)

@@ -13,7 +13,7 @@ from scipy import ndimage
 from apps.brain_encoders.language import caption_vectors, joint_vectors, word_vectors
 from apps.brain_encoders.motion import end_point_error, motion_features, optical_flow, video_vectors
 from shared.errors import UserError
-from tests.commands import Answer
+from tests.commands import Answer, one_line_error
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "face", "word", "and", "in", "front", "of", "scene", "texture", "nothing"]
 
@@ -113,6 +113,7 @@ def test_spaces_are_compared_with_and_without_the_leak(folder: Path, bert: Path,
     assert "held-out R2 of light and text alone" in answer.out
     rows = {row.split(",")[0]: row.split(",")[1:] for row in Path("spaces/spaces.csv").read_text().splitlines()[1:]}
     assert float(rows["text"][5]) > float(rows["light"][5])
+    one_line_error(encoders("compare", "--data.root", folder, "--spaces", "[]"), "spaces: name at least one")
 
 
 def moving_texture(dx: float, dy: float) -> np.ndarray:

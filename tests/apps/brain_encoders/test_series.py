@@ -145,6 +145,9 @@ def test_cifti_is_read_as_its_cortex_and_cleaned_of_fmripreps_confounds(tmp_path
     table = folder / "sub-01_task-look_desc-confounds_timeseries.tsv"
     table.write_text("\n".join(table.read_text().splitlines()[:-3]) + "\n")
     one_line_error(encoders("series", "--derivatives", root, *words), table.name, "Are they of one run?")
+    (folder / "sub-01_task-look_space-fsLR_den-91k_bold.json").write_text(json.dumps({"RepetitionTime": TR_S}))
+    run.bold[0].write_bytes(b"words")
+    one_line_error(encoders("series", "--derivatives", root, *words), run.bold[0].name, "cannot be read as cifti BOLD")
 
 
 def test_an_event_counts_for_each_volume_by_its_share_of_it() -> None:

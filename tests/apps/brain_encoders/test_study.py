@@ -69,6 +69,12 @@ def test_dead_units_are_refused_or_dropped(study: Study, value: float, said: str
     assert len(kept.space.names()) == 1063
 
 
+def test_responses_that_are_no_table_of_numbers_are_refused(study: Study) -> None:
+    for responses in (study.responses[:, 0], np.full(study.responses.shape, "1")):
+        with pytest.raises(UserError, match="responses must be a table of numbers"):
+            checked(replace(study, responses=responses))
+
+
 def test_the_same_picture_in_train_and_test_under_another_name_is_refused(copy: Path) -> None:
     shutil.copy(copy / "images/00000.png", copy / "images/00045.png")
     with pytest.raises(UserError, match=r"3 of 24 test samples show a stimulus that is also fitted|1 of 8 test samples.*allow_repeats"):
