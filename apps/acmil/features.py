@@ -24,7 +24,7 @@ from apps.acmil.reading import TileStream
 from apps.acmil.tiling import read_mpp_table, tile_slide
 from apps.acmil.tissue import Piece
 from shared.config import plain
-from shared.errors import InputError
+from shared.errors import InputError, UserError
 from shared.imaging.slides import SLIDE_SUFFIXES, Slide, find_slides, open_slide
 from shared.inference.protocols import Sample
 from shared.inference.run import Engine, local_engine, run
@@ -278,6 +278,8 @@ def _only(tiles: Tiles, kept: NDArray[np.intp]) -> Tiles:
 
 def _tiled(folder: Path) -> dict[Path, Path]:
     """Coordinates by the slide's file, as a run of ours lists them: it gives slides in sub-folders, and of equal names, other names."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder of coordinates. `apps.acmil tile` makes one.")
     table = folder / "predictions.jsonl"
     rows = [json.loads(line) for line in table.read_text().splitlines()] if table.is_file() else []
     listed = {Path(row["input"]).resolve(): folder / row["files"]["tiles"] for row in rows if "tiles" in row.get("files", {})}

@@ -69,6 +69,8 @@ def _settings(name: str, state: Mapping[str, Tensor], config: ACMILConvertConfig
     names = config.classes or [f"class {number}" for number in range(classes)]
     if len(names) != classes:
         raise UserError(f"--classes names {len(names)} classes, and {config.published} tells {classes} apart.")
+    if len(set(names)) < classes:
+        raise UserError(f"--classes: {', '.join(names)}: each class needs a name of its own.")
     return Settings(model=model, classes=tuple(names), features=features, encoder=config.encoder)
 
 
