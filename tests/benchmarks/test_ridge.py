@@ -104,7 +104,7 @@ def test_a_penalty_per_voxel(measure, request, size: str, way: str) -> None:
         own_alphas, own_coefficients = ours()
         # Both compute in float32; where two penalties score alike to its last digits, either may win.
         same = np.isclose(np.log10(alphas), np.log10(own_alphas), atol=1e-4)
-        assert same.mean() > 0.999
+        assert same.mean() > (0.999 if coefficients is not None else 0.99)  # more for kernels [n, n] that n > p leaves without full rank
         if coefficients is not None:
             # Rounding of float32: up to 2e-6 of himalaya's, 6e-7 of ours, against float64; there the two agree to 1e-12 (tests).
             assert np.abs(coefficients - own_coefficients)[:, same].max() < 3e-6
