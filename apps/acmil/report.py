@@ -58,7 +58,7 @@ def write_inference_report(outcome: Outcome, about: Mapping[str, Any]) -> Path:
         report.table(["input", "reason"], list(outcome.failures.items()), caption="None of these changed the other results.")
     if outcome.rows:
         report.section("Answers")
-        header = ["slide", "answer", *(f"probability of {name}" for name in classes), "tiles", "share of attention of ten tiles"]
+        header = ["slide", "answer", *(f"probability of {name}" for name in classes), "tiles", "top ten tiles"]
         cells = [
             [
                 Path(row["input"]).name,
