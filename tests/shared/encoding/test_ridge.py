@@ -116,6 +116,15 @@ def test_many_voxels_are_fitted_as_each_would_be_alone() -> None:
     np.testing.assert_allclose(fit.coefficients[:, few], alone.coefficients, rtol=0, atol=1e-12)
 
 
+def test_with_little_memory_penalties_and_scores_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, responses = problem(40, 90)
+    plenty = fit_ridge(features, responses, alphas=ALPHAS)
+    monkeypatch.setattr("shared.encoding.dual.MULTIPLIED_BYTES", 0)
+    little = fit_ridge(features, responses, alphas=ALPHAS)
+    np.testing.assert_array_equal(little.alphas, plenty.alphas)
+    np.testing.assert_allclose(little.scores, plenty.scores, rtol=1e-10)
+
+
 def test_tensors_and_arrays_give_the_same_fit() -> None:
     features, responses = problem(60, 12, dtype=np.float32)
     by_arrays = fit_ridge(features, responses, alphas=ALPHAS)
