@@ -19,11 +19,11 @@ demo: $(VENV)/.installed
 	@echo "  $(DEMO)/run/model                 the bundle: $(BIN)/apps.pranet serve --model $(DEMO)/run/model"
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 # With the tests marked as thorough: every attention block compiled with its sizes left open and run by ONNX Runtime, every promise of every app. An hour.
 test-all: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -m "thorough or not thorough"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "thorough or not thorough"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
