@@ -21,7 +21,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-# With the tests marked as thorough: every attention block compiled with its sizes left open and run by ONNX Runtime, every promise of every app. An hour.
+# With the tests marked as thorough: every attention block compiled with its sizes left open and run by ONNX Runtime, every promise of every app.
 test-all: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "thorough or not thorough"
 
