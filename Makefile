@@ -48,9 +48,9 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[all]"
+	$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable ".[all]"
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[all,dev]"
+	$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable ".[all,dev]"
 	touch $@ $(VENV)/.installed

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
+import httpx
 import pytest
-from filelock import FileLock
 
-from tests.commands import Answer, run_apart, run_here
+from shared.cli import Verb
+from tests.commands import PATIENCE_S, Answer, run_apart, run_here, started, wait_for
 from tests.contract.contract import APPS, Contract, contract_of
 from tests.contract.inputs import bad_inputs
 from tests.contract.inputs import write as write_input
 from tests.contract.weights import fingerprint
+
+pytest.register_assert_rewrite("tests.contract.promises")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,107 +35,128 @@ class Inferred:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every promise for every app; in ``make test``, those that code of `shared/` keeps for all of them, for the first app only."""
-    if "app" in metafunc.fixturenames:
-        others = pytest.mark.thorough if metafunc.definition.get_closest_marker("kept_by_shared") else ()
-        apps = [APPS[0], *(pytest.param(app, marks=others) for app in APPS[1:])]
-        metafunc.parametrize("app", apps, scope="session")
+    """The promise about help, for every verb."""
+    if "verb" in metafunc.fixturenames:
+        found = list(_verbs(import_module(f"apps.{_app(metafunc.module)}.__main__").VERBS))
+        metafunc.parametrize(("words", "verb"), found, ids=[" ".join(words) for words, _ in found])
 
 
-@pytest.fixture(scope="session")
+@pytest.hookimpl(tryfirst=True)  # before pytest's own chooses by -m
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In ``make test``, what code of `shared/` keeps for all apps is asked of the first app only."""
+    for item in items:
+        if item.get_closest_marker("kept_by_shared") and _app(item.module) != APPS[0]:  # type: ignore[attr-defined]
+            item.add_marker(pytest.mark.thorough)
+
+
+def _app(module: ModuleType) -> str:
+    """Of tests/contract/test_<app>.py."""
+    return module.__name__.rpartition(".test_")[2]
+
+
+def _verbs(table: Mapping[str, object], before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Verb]]:
+    for name, entry in table.items():
+        if isinstance(entry, Verb):
+            yield (*before, name), entry
+        else:
+            assert isinstance(entry, Mapping)
+            yield from _verbs(entry, (*before, name))
+
+
+@pytest.fixture(scope="module")
+def app(request: pytest.FixtureRequest) -> str:
+    return _app(request.module)
+
+
+@pytest.fixture(scope="module")
 def contract(app: str) -> Contract:
     return contract_of(app)
 
 
-@pytest.fixture(scope="session")
-def shared_folder(app: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for the whole session, also where pytest-xdist runs it in several processes."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if base.name.startswith("popen-") else base) / f"contract-{app}"
-    folder.mkdir(exist_ok=True)
-    return folder
+@pytest.fixture(scope="module")
+def folder(app: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the fixtures below lie, none of which may be changed."""
+    return tmp_path_factory.mktemp(app)
 
 
-@pytest.fixture(scope="session")
-def once(shared_folder: Path) -> Callable[[str, Callable[[Path], None]], Path]:
-    """``once("name", make)``: the folder ``name``, made by the first who asks."""
-
-    def made(name: str, make: Callable[[Path], None]) -> Path:
-        folder, mark = shared_folder / name, shared_folder / f"{name}.done"
-        with FileLock(shared_folder / f"{name}.lock"):
-            if not mark.exists():
-                shutil.rmtree(folder, ignore_errors=True)
-                make(folder)
-                mark.touch()
-        return folder
-
-    return made
+@pytest.fixture(scope="module")
+def phantoms(app: str, contract: Contract, folder: Path) -> Path:
+    """Labelled phantoms to train on."""
+    _succeed(app, *contract.phantoms(folder / "phantoms"))
+    return folder / "phantoms"
 
 
-@pytest.fixture(scope="session")
-def phantoms(app: str, contract: Contract, once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
-    """Labelled phantoms to train on; not to be changed."""
-    return once("phantoms", lambda folder: _succeed(app, contract.phantoms(folder)))
+@pytest.fixture(scope="module")
+def unseen(app: str, contract: Contract, folder: Path) -> Path:
+    """Labelled phantoms of another seed."""
+    _succeed(app, *contract.unseen(folder / "unseen"))
+    return folder / "unseen"
 
 
-@pytest.fixture(scope="session")
-def unseen(app: str, contract: Contract, once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
-    """Labelled phantoms of another seed; not to be changed."""
-    return once("unseen", lambda folder: _succeed(app, contract.unseen(folder)))
+@pytest.fixture(scope="module")
+def trained(app: str, contract: Contract, phantoms: Path, folder: Path) -> Path:
+    """A run folder."""
+    _succeed(app, *contract.train(phantoms, folder / "trained"))
+    return folder / "trained"
 
 
-@pytest.fixture(scope="session")
-def trained(app: str, contract: Contract, phantoms: Path, once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
-    """A run folder; not to be changed."""
-    return once("trained", lambda folder: _succeed(app, contract.train(phantoms, folder)))
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def bundle(trained: Path) -> Path:
-    """Not to be changed."""
     return trained / "model"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def short_training(contract: Contract, phantoms: Path) -> Callable[[Path], list[object]]:
     """The words of a short training into a folder."""
     return lambda folder: [*contract.train(phantoms, folder), *contract.few_epochs]
 
 
-@pytest.fixture(scope="session")
-def reference(app: str, short_training: Callable[[Path], list[object]], once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+@pytest.fixture(scope="module")
+def reference(app: str, short_training: Callable[[Path], list[object]], folder: Path) -> Path:
     """The run folder of a short training that nobody disturbed."""
-    return once("reference", lambda folder: _succeed(app, short_training(folder)))
+    _succeed(app, *short_training(folder / "reference"))
+    return folder / "reference"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def reference_weights(reference: Path) -> dict[str, str]:
     return fingerprint(reference / "model")
 
 
-@pytest.fixture(scope="session")
-def inferred(
-    app: str, contract: Contract, bundle: Path, shared_folder: Path, once: Callable[[str, Callable[[Path], None]], Path]
-) -> Inferred:
-    """Good inputs and bad ones beside them, in one run; not to be changed."""
-
-    def write(folder: Path) -> None:
-        folder.mkdir()
-        for name, one in [*contract.good.items(), *bad_inputs(contract).items()]:
-            write_input(folder / name, one.content())
-
-    inputs = once("inputs", write)
-    record = shared_folder / "inferred.json"
-
-    def infer(folder: Path) -> None:
-        answer = run_apart(app, "infer", "--model", bundle, "--input", inputs, "--output", folder)
-        record.write_text(json.dumps(asdict(answer)))
-
-    output = once("inferred", infer)
-    return Inferred(bundle=bundle, inputs=inputs, output=output, answer=Answer(**json.loads(record.read_text())))
+@pytest.fixture(scope="module")
+def inferred(app: str, contract: Contract, bundle: Path, folder: Path) -> Inferred:
+    """Good inputs and bad ones beside them, in one run."""
+    inputs, output = folder / "inputs", folder / "inferred"
+    inputs.mkdir()
+    for name, one in [*contract.good.items(), *bad_inputs(contract).items()]:
+        write_input(inputs / name, one.content())
+    answer = run_apart(app, "infer", "--model", bundle, "--input", inputs, "--output", output)
+    return Inferred(bundle=bundle, inputs=inputs, output=output, answer=answer)
 
 
-def _succeed(app: str, words: object) -> None:
-    assert isinstance(words, (list, tuple))
+@pytest.fixture(scope="module")
+def service(app: str, bundle: Path, folder: Path) -> Iterator[httpx.Client]:
+    """The verb ``serve`` in a process of its own, on a loopback port."""
+    log = folder / "service.txt"
+    words = ("serve", "--model", bundle, "--port", 0)
+    with open(log, "w") as stderr, started(app, *words, stdout=subprocess.DEVNULL, stderr=stderr) as process:
+        found = wait_for(lambda: re.search(r"answers at (http://127\.0\.0\.1:\d+)", log.read_text()), "it listened", process=process)
+        with httpx.Client(base_url=found[1], timeout=PATIENCE_S) as client:
+            wait_for(lambda: client.get("/readyz").status_code == 200, "the model was loaded", process=process)
+            yield client
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=PATIENCE_S)
+    assert process.returncode == 0, log.read_text()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(contract: Contract, folder: Path) -> Path:
+    """The authors' checkpoint, made up."""
+    path = folder / f"published{contract.published.suffix}"
+    contract.published.write(path)
+    return path
+
+
+def _succeed(app: str, *words: object) -> None:
     answer = run_here(app, *words)
     assert answer.code == 0, f"{words}: {answer.err}\n{answer.out}"

@@ -4,6 +4,7 @@ import io
 import zipfile
 from pathlib import Path
 
+from tests.contract.contract import APPS
 from tests.contract.inputs import copy, ending, upload, write
 
 FOLDER = {"IM1": b"one", "below/IM2": b"two"}
@@ -23,3 +24,7 @@ def test_a_file_stays_a_file_and_keeps_both_its_dots(tmp_path: Path) -> None:
     copy(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz")
     assert upload(tmp_path / "b.nii.gz") == ("b.nii.gz", b"one")
     assert [ending(name) for name in ("a.nii.gz", "a.png", "T1")] == [".nii.gz", ".png", ""]
+
+
+def test_every_app_is_held_to_the_promises() -> None:
+    assert {f"test_{app}.py" for app in APPS} <= {path.name for path in Path(__file__).parent.iterdir()}

@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 
 from shared.phantoms.head import head_case
@@ -17,6 +16,7 @@ from shared.phantoms.head_settings import HeadSettings
 from tests.apps.agunet.test_published import fixture, without
 from tests.apps.agunet.test_published import write as write_keras
 from tests.contract.contract import BadInput, Content, Contract, GoodInput, Published
+from tests.contract.volumes import grid, grid_of_results, mean_dice, same_labels
 from tests.parity.recipe import draw_inputs
 from tests.shared.imaging.volumes.made import dicom_files, itk_bytes, nifti_bytes
 
@@ -70,27 +70,7 @@ def series() -> Mapping[str, bytes]:
 
 def good(box: tuple[slice, ...], content: Any = None, *, same_as: str | None = None) -> GoodInput:
     values, affine = part(*box)
-    return GoodInput(content=content or (lambda: nifti(box)), geometry=_geometry(values.shape, affine), same_as=same_as)
-
-
-def _geometry(shape: tuple[int, ...], affine: np.ndarray) -> Any:
-    """To a thousandth of a millimetre: NIfTI and DICOM keep numbers in 32 bits and as text."""
-    return tuple(int(size) for size in shape), tuple(np.round(affine, 3).ravel().tolist())
-
-
-def geometry(files: Mapping[str, Path]) -> Any:
-    """Shape and affine of all volumes."""
-    images = [nibabel.load(path) for path in files.values() if path.name.endswith(".nii.gz")]
-    found = {_geometry(image.shape, np.asarray(image.affine)) for image in images}
-    assert len(images) == 2, files
-    assert len(found) == 1, found
-    return found.pop()
-
-
-def same(path: Path) -> Any:
-    """Voxels and affine: the header is that of a NIfTI source."""
-    image = nibabel.load(path)
-    return np.asarray(image.dataobj).tobytes(), _geometry(image.shape, np.asarray(image.affine))
+    return GoodInput(content=content or (lambda: nifti(box)), geometry=grid(values.shape, affine), same_as=same_as)
 
 
 def one_cut_off(files: Mapping[str, bytes]) -> Content:
@@ -109,12 +89,6 @@ def phantoms(folder: Path, *, seed: int, count: int) -> list[object]:
     """All with a meningioma, and a large one: in half a minute's training, telling that there is none is a matter of luck."""
     words = ("data", "phantom", "--output", folder, "--empty_fraction", 0, "--volume_ml", "[18.0,40.0]")
     return [*words, "--spacing_mm", json.dumps([float(SPACING_MM)] * 3), "--seed", seed, "--count", count]
-
-
-def scores(output: Path) -> tuple[float, float]:
-    """Mean Dice of the model and of the best trivial answer."""
-    found = json.loads((output / "metrics.json").read_text())
-    return found["model"]["dice"]["estimate"], max(found["trivial_dice"].values())
 
 
 def write_published(path: Path) -> None:
@@ -174,7 +148,7 @@ CONTRACT = Contract(
     ],
     few_epochs=["--fit.epochs", 4, "--window.size", "[16,16,16]"],
     evaluate=lambda bundle, data, output: ["evaluate", "--model", bundle, "--data", data, "--output", output, "--bootstrap", 0],
-    scores=scores,
+    scores=mean_dice,
     score=0.69,
     good={
         "small.nii.gz": good(SMALL),
@@ -199,7 +173,7 @@ CONTRACT = Contract(
         "bad_series": BadInput(content=lambda: one_cut_off(series()), reason="missing"),
     },
     main_result="segmentation",
-    geometry=geometry,
-    same=same,
+    geometry=grid_of_results,
+    same=same_labels,
     published=Published(write=write_published, suffix=".h5", wrap=wrap_published, errors=published_errors, strangers=write_strangers),
 )

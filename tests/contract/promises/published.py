@@ -12,13 +12,6 @@ from tests.commands import one_line_error, run_here
 from tests.contract.contract import Contract
 
 
-@pytest.fixture(scope="module")
-def checkpoint(contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("published") / f"published{contract.published.suffix}"
-    contract.published.write(path)
-    return path
-
-
 def test_the_converted_bundle_answers_as_the_published_program(app: str, contract: Contract, checkpoint: Path, tmp_path: Path) -> None:
     answer = run_here(app, "convert", "--published", checkpoint, "--output", tmp_path / "bundle", *contract.published.options(tmp_path))
     assert answer.code == 0, answer.err

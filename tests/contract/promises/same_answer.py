@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-import re
-import signal
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.commands import PATIENCE_S, run_apart, started, wait_for
+from tests.commands import run_apart
 from tests.contract.conftest import Inferred
 from tests.contract.contract import Contract, predictor_of
 from tests.contract.inputs import failures, rows, upload
-
-
-@pytest.fixture(scope="module")
-def service(app: str, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """The verb ``serve`` in a process of its own, on a loopback port."""
-    log = tmp_path_factory.mktemp("service") / "stderr.txt"
-    words = ("serve", "--model", bundle, "--port", 0)
-    with open(log, "w") as stderr, started(app, *words, stdout=subprocess.DEVNULL, stderr=stderr) as process:
-        found = wait_for(lambda: re.search(r"answers at (http://127\.0\.0\.1:\d+)", log.read_text()), "it listened", process=process)
-        with httpx.Client(base_url=found[1], timeout=PATIENCE_S) as client:
-            wait_for(lambda: client.get("/readyz").status_code == 200, "the model was loaded", process=process)
-            yield client
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=PATIENCE_S)
-    assert process.returncode == 0, log.read_text()
 
 
 def test_the_command_line_and_python_agree(app: str, contract: Contract, inferred: Inferred) -> None:

@@ -1,0 +1,1 @@
+from tests.contract.promises import *  # noqa: F403
