@@ -9,6 +9,7 @@ import difflib
 import importlib
 import itertools
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -93,12 +94,20 @@ class _Parser(ArgumentParser):
     """The keys that were given on the command line, which win over the files."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        message = message.replace("Parser key ", "").replace("a typing.Literal", "one of ").replace("\n ", "")
+        message = _one_of_several(message).replace("Parser key ", "").replace("a typing.Literal", "one of ").replace("\n ", "")
         for path in self.files:
             if any(f'"{key}"' in message and key not in self.given for key, _ in _entries(yaml.safe_load(path.read_text()))):
                 message = f"{path}: {message}"
         print(f"{self.prog}: error: {message}", file=sys.stderr)
         sys.exit(BAD_USAGE)
+
+
+def _one_of_several(message: str) -> str:
+    """Of an option that may have several types, what is expected and what was given; the parser lists every attempt."""
+    before, union, after = message.partition("Does not validate against any of the Union subtypes")
+    expected = [line.strip() for line in re.findall(r"- (.*)", after) if "NoneType" not in line]
+    given = re.search(r"Given value: (.*)", after)
+    return f"{before}{', or '.join(expected)}. Got value: {given[1]}" if union and expected and given else message
 
 
 def _choose(program: str, verbs: Verbs, words: list[str]) -> tuple[list[str], Verb | None]:

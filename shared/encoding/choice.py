@@ -8,12 +8,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["Choice", "Score", "choose", "score_errors"]
+__all__ = ["Choice", "Score", "choose", "score_errors", "score_penalties"]
 
 Score = Literal["negative_mse", "r2", "pearson"]
 Choice = Literal["each", "common", "conservative"]
 """each: every target its own best. common: one for all targets, the best on average. conservative: for every target the largest penalty
 that scores better than the best one less that one's standard deviation over folds."""
+
+NUMBERS_AT_ONCE = 2**19 + 2**17
+"""Errors of several penalties come from one product of matrices as long as there are no more: they fit into a cache."""
 
 _TIE = 1e-10
 """Slope over log(alpha) by which equal scores go to the larger penalty (himalaya's rule)."""
@@ -45,6 +48,13 @@ def score_errors(truth: Tensor, errors: Tensor, score: Score) -> Tensor:
     r2 and pearson of a constant target are 0.
     """
     return _SCORES[score](truth, errors)
+
+
+def score_penalties(errors: Callable[[slice], Tensor], penalties: int, truth: Tensor, score: Score) -> Tensor:
+    """[penalties, v]: scores of true responses [m, v], where ``errors`` gives those of some penalties, [g, m, v]."""
+    together = max(1, NUMBERS_AT_ONCE // truth.numel())
+    parts = (slice(start, start + together) for start in range(0, penalties, together))
+    return torch.cat([score_errors(truth, errors(part), score) for part in parts])
 
 
 def choose(scores: Tensor, alphas: Tensor, choice: Choice) -> tuple[Tensor, Tensor]:

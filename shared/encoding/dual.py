@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shared.encoding.choice import Score, score_errors
+from shared.encoding.choice import Score, score_penalties
 
 __all__ = ["Dual"]
 
@@ -72,20 +72,23 @@ class Dual:
             spectrum = self.spectra[place]
             inverses = _inverses(spectrum, rows, alphas)
             fits = len(alphas) * len(kernel) * spectrum.vectors.nbytes // len(spectrum.vectors) <= MULTIPLIED_BYTES
-            factors = torch.stack([inverses[i] @ _scaled(spectrum, rows, alpha) for i, alpha in enumerate(alphas)]) if fits else inverses
+            factors = inverses @ _scaled(spectrum, rows, alphas) if fits else inverses
             self.folds.append(_Fold(spectrum=place, rows=rows, validation=validation, factors=factors, multiplied=fits))
 
     def scores(self, responses: Tensor, score: Score) -> Tensor:
         """[folds, alphas, v] of responses [n, v]."""
-        found = responses.new_empty((len(self.folds), len(self.alphas), responses.shape[1]))
         rotated = [self._rotate(spectrum, responses) for spectrum in self.spectra]
-        for number, fold in enumerate(self.folds):
-            spectrum, held_out = self.spectra[fold.spectrum], responses[fold.validation]
-            for index, alpha in enumerate(self.alphas):
-                turned = rotated[fold.spectrum]
-                errors = fold.factors[index] @ (turned if fold.multiplied else _scaled(spectrum, fold.rows, alpha) @ turned)
-                found[number, index] = score_errors(held_out, errors, score)
-        return found
+        return torch.stack([self._scores(fold, rotated[fold.spectrum], responses, score) for fold in self.folds])
+
+    def _scores(self, fold: _Fold, rotated: Tensor, responses: Tensor, score: Score) -> Tensor:
+        held_out = responses.index_select(0, fold.validation)
+
+        def errors(part: slice) -> Tensor:
+            factors = fold.factors[part] if fold.multiplied else _scaled(self.spectra[fold.spectrum], fold.rows, self.alphas[part])
+            found = (factors.flatten(0, 1) @ rotated).view(-1, *held_out.shape)
+            return found if fold.multiplied else fold.factors[part] @ found
+
+        return score_penalties(errors, len(self.alphas), held_out, score)
 
     def fit(self, responses: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Dual coefficients [n, v], which sum to 0 with an intercept, and the means [v] of responses [n, v]."""
@@ -96,7 +99,7 @@ class Dual:
         return whole.vectors @ rotated, mean
 
     def _rotate(self, spectrum: _Spectrum, responses: Tensor) -> Tensor:
-        chosen = responses[spectrum.samples]
+        chosen = responses if len(spectrum.samples) == len(responses) else responses.index_select(0, spectrum.samples)
         return spectrum.vectors.T @ (chosen - chosen.mean(dim=0) if self.intercept else chosen)
 
 
@@ -113,9 +116,9 @@ def _decompose(kernel: Tensor, samples: Tensor, intercept: bool, dtype: torch.dt
     return _Spectrum(samples=samples, vectors=vectors.to(dtype), values=values.clamp(min=0))
 
 
-def _scaled(spectrum: _Spectrum, rows: Tensor, alpha: Tensor) -> Tensor:
-    """[m, r]: rows of U diag(1 / (e + alpha))."""
-    return spectrum.vectors[rows] / (spectrum.values + alpha).to(spectrum.vectors.dtype)
+def _scaled(spectrum: _Spectrum, rows: Tensor, alphas: Tensor) -> Tensor:
+    """[a, m, r]: rows of U diag(1 / (e + alpha))."""
+    return spectrum.vectors[rows] / (spectrum.values + alphas[:, None, None]).to(spectrum.vectors.dtype)
 
 
 def _inverses(spectrum: _Spectrum, rows: Tensor, alphas: Tensor) -> Tensor:

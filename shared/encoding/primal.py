@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shared.encoding.choice import Score, score_errors
+from shared.encoding.choice import Score, score_penalties
 
 __all__ = ["Primal"]
 
@@ -29,10 +29,9 @@ class _Rotation:
     singular: Tensor
     """s [r], float64."""
 
-    def filters(self, alpha: Tensor) -> Tensor:
-        """s / (s^2 + alpha) [r, ...] for alphas [...], float64: what ridge makes of 1 / s."""
-        singular = self.singular.reshape(-1, *[1] * alpha.ndim)
-        return singular / (singular.square() + alpha)
+    def filters(self, alphas: Tensor) -> Tensor:
+        """s / (s^2 + alpha) [a, r] for alphas [a], in the precision of the responses: what ridge makes of 1 / s."""
+        return (self.singular / (self.singular.square() + alphas[:, None])).to(self.left.dtype)
 
 
 class Primal:
@@ -40,7 +39,7 @@ class Primal:
 
     With X = U S V' (Hastie, Tibshirani and Friedman, "The Elements of Statistical Learning", 3.4.1), the coefficients at penalty a are
     V diag(s / (s^2 + a)) U'Y. So Y is rotated once for each fold, and a penalty costs one product with the validation features, which
-    are rotated and scaled beforehand: they are few, the targets many.
+    are rotated and scaled beforehand: they are few, the targets many. Several penalties share a product where they are small.
 
     The decomposition is that of X'X in float64, which loses nothing to a float32 decomposition of X.
 
@@ -63,23 +62,27 @@ class Primal:
 
     def scores(self, responses: Tensor, score: Score) -> Tensor:
         """[folds, alphas, v] of responses [n, v]."""
-        found = responses.new_empty((len(self.folds), len(self.alphas), responses.shape[1]))
-        for fold, (rotation, validation, turned) in enumerate(self.folds):
-            fitted, held_out = responses[rotation.samples], responses[validation]
-            if self.intercept:
-                mean = fitted.mean(dim=0)
-                fitted, held_out = fitted - mean, held_out - mean
-            rotated = rotation.left @ fitted
-            for index, alpha in enumerate(self.alphas):
-                scaled = turned * rotation.filters(alpha).to(turned.dtype)
-                found[fold, index] = score_errors(held_out, torch.addmm(held_out, scaled, rotated, alpha=-1), score)
-        return found
+        return torch.stack([self._scores(*fold, responses, score) for fold in self.folds])
+
+    def _scores(self, rotation: _Rotation, validation: Tensor, turned: Tensor, responses: Tensor, score: Score) -> Tensor:
+        fitted, held_out = responses.index_select(0, rotation.samples), responses.index_select(0, validation)
+        if self.intercept:
+            mean = fitted.mean(dim=0)
+            fitted -= mean
+            held_out -= mean
+        rotated, filters = rotation.left @ fitted, -rotation.filters(self.alphas)
+
+        def errors(part: slice) -> Tensor:
+            missed = (turned * filters[part, None]).flatten(0, 1) @ rotated
+            return missed.view(-1, *held_out.shape).add_(held_out)
+
+        return score_penalties(errors, len(self.alphas), held_out, score)
 
     def fit(self, responses: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients [p, v] and intercept [v] of responses [n, v] at the penalties of these indices [v]."""
         mean = responses.mean(dim=0) if self.intercept else torch.zeros_like(responses[0])
         rotated = self.whole.left @ (responses - mean)
-        rotated *= self.whole.filters(self.alphas).to(rotated.dtype)[:, index]
+        rotated *= self.whole.filters(self.alphas).T[:, index]
         coefficients = self.whole.right @ rotated
         return coefficients, mean - self.whole.mean @ coefficients
 

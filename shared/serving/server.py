@@ -35,8 +35,10 @@ def serve(load: Callable[[], Predictor[Prediction]], config: ServeConfig, *, med
         media_types: ``Prediction.media_types`` of this predictor.
 
     Raises:
-        UserError: if the address cannot be listened on, the API key cannot be read, or ``load`` raised it.
+        UserError: if the model is not there, the address cannot be listened on, the API key cannot be read, or ``load`` raised it.
     """
+    if not config.model.is_dir():  # the loading says more, but only after the service has begun to log
+        raise UserError(f"{config.model}: no such model folder. Name one that `train` or `convert` made.")
     if config.replicas > 1:
         raise UserError(f"replicas: found {config.replicas}, this server runs 1. More are for Ray Serve (shared.scaling.serve).")
     app = create_app(load, config, media_types=media_types)

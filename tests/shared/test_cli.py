@@ -122,6 +122,7 @@ def test_a_group_of_verbs(toy: Toy) -> None:
         (["train", "--fit.epochs", "many"], "fit.epochs"),
         (["train", "--validation", "1.5"], "validation"),
         (["train", "--model.name", "huge"], "large"),
+        (["train", "--fit.clip", "0"], 'error: "fit.clip": Not of type PositiveFloat: does not conform to restriction v>0. Got value: 0'),
         (["infer", "--input", "a.png"], "model"),
         (["train", "extra"], "extra"),
     ],

@@ -22,7 +22,7 @@ from shared.serving.config import ServeConfig
 from shared.serving.server import uvicorn_server
 from tests.shared.serving.brightness import BrightnessPrediction, BrightnessPredictor
 
-CONFIG = ServeConfig(model=Path("unused"), batch_wait_ms=50)
+CONFIG = ServeConfig(model=Path(), batch_wait_ms=50)
 
 
 @dataclass(frozen=True, kw_only=True)

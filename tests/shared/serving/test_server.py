@@ -30,10 +30,10 @@ from shared.serving.config import ServeConfig
 from shared.serving.server import serve
 
 def load():
-    raise UserError("runs/model: no such model folder.")
+    raise UserError("runs/model: damaged bundle.")
 
 try:
-    serve(load, ServeConfig(model=Path("runs/model"), port=0), media_types=["image/png"])
+    serve(load, ServeConfig(model=Path(), port=0), media_types=["image/png"])
 except UserError as error:
     sys.exit(str(error))
 """
@@ -51,7 +51,7 @@ class Slow(BrightnessPredictor):
             time.sleep(0.01)
         return super().predict_batch(sources)
 
-serve(Slow, ServeConfig(model=Path("unused"), port=0), media_types=BrightnessPrediction.media_types)
+serve(Slow, ServeConfig(model=Path(), port=0), media_types=BrightnessPrediction.media_types)
 print("ended in order", file=sys.stderr)
 """
 
@@ -103,7 +103,12 @@ def test_a_port_in_use_is_said_before_anything_is_loaded(settings: Callable[...,
 def test_a_model_that_cannot_be_loaded_ends_the_server_with_its_reason() -> None:
     ended = subprocess.run([sys.executable, "-c", HOPELESS], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1
-    assert "runs/model: no such model folder." in ended.stderr
+    assert "runs/model: damaged bundle." in ended.stderr
+
+
+def test_a_model_that_is_not_there_is_said_before_anything_is_logged(settings: Callable[..., ServeConfig]) -> None:
+    with pytest.raises(UserError, match="missing: no such model folder"):
+        serve(BrightnessPredictor, settings(model=Path("missing")), media_types=BrightnessPrediction.media_types)
 
 
 def test_several_replicas_are_for_ray(settings: Callable[..., ServeConfig]) -> None:
