@@ -70,7 +70,7 @@ def test_a_copy_answers_the_same_elsewhere(
 
 
 def test_no_file_of_a_bundle_knows_the_machine_that_made_it(trained: Path) -> None:
-    names = [str(trained.parent), str(Path.home()), str(Path(__file__).parents[2]), sys.prefix]
+    names = [str(trained.parent), str(Path.home()), str(Path(__file__).parents[3]), sys.prefix]
     for path in sorted((trained / "model").iterdir()):
         content = path.read_bytes()
         assert [name for name in names if name.encode() in content] == [], path.name

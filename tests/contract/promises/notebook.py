@@ -8,7 +8,7 @@ import pytest
 
 from tests.commands import PATIENCE_S
 
-APPS_FOLDER = Path(__file__).parents[2] / "apps"
+APPS_FOLDER = Path(__file__).parents[3] / "apps"
 
 
 def test_the_notebook_runs(app: str, bundle: Path, unseen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

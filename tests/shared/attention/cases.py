@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from shared.attention import create, find, list_blocks, settings_of
 from shared.attention.registry import Entry
 
-__all__ = ["CASES", "Case", "answer", "close"]
+__all__ = ["CASES", "FIRST_OF_THEIR_MODULES", "Case", "answer", "close", "one_of_each_block"]
 
 GRIDS = {1: (11,), 2: (7, 9), 3: (3, 5, 4)}
 """Odd sizes that no window divides."""
@@ -64,6 +66,15 @@ class Case:
 
 
 CASES = [Case(entry.name, rank) for entry in list_blocks() for rank in (entry.ranks or (0,))]
+FIRST_OF_THEIR_MODULES = {entry.block.__module__: entry.name for entry in reversed(list(list_blocks()))}.values()
+"""Blocks that share a module share most of their operations."""
+
+
+def one_of_each_block(by_default: Collection[str]) -> list[Any]:
+    """Parameters for what takes seconds, and the same path in other ranks; all blocks but these are left to ``make test-all``."""
+    assert set(by_default) <= {case.name for case in CASES}
+    chosen = [case for case in CASES if case.rank in (0, 2)]
+    return [pytest.param(case, id=str(case), marks=() if case.name in by_default else pytest.mark.thorough) for case in chosen]
 
 
 def answer(output: Any) -> tuple[Tensor, ...]:

@@ -10,22 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.shared.attention.cases import CASES, Case, close
+from tests.shared.attention.cases import Case, close, one_of_each_block
+
+USED = {"attn_gate_concat", "cam", "detr_decoder", "gated_mil", "mba", "mhsa", "pam", "rev_mbconv", "reverse", "routing_cross"}
+"""By the apps, which export them."""
+WINDOWED = {"halo", "lka", "twins_lsa"}
 
 
-def _first_of_each_module() -> list[Any]:
-    """Seconds each: by default one block of those that share a module, and so most of their operations."""
-    seen: set[str] = set()
-    chosen = []
-    for case in CASES:
-        if case.rank in (0, 2):
-            module = case.entry.block.__module__
-            chosen.append(pytest.param(case, marks=pytest.mark.thorough if module in seen else (), id=str(case)))
-            seen.add(module)
-    return chosen
-
-
-@pytest.mark.parametrize("case", _first_of_each_module())
+@pytest.mark.parametrize("case", one_of_each_block(USED | WINDOWED))
 def test_onnx_gives_the_same_answer(case: Case, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

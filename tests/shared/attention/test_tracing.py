@@ -7,10 +7,9 @@ import warnings
 import pytest
 import torch
 
-from tests.shared.attention.cases import CASES, Case, close
+from tests.shared.attention.cases import CASES, FIRST_OF_THEIR_MODULES, Case, close, one_of_each_block
 
-one_case_of_each_block = pytest.mark.parametrize("case", [case for case in CASES if case.rank in (0, 2)], ids=str)
-"""Where other ranks take the same path, and tracing takes seconds."""
+one_case_of_each_block = pytest.mark.parametrize("case", one_of_each_block(FIRST_OF_THEIR_MODULES))
 
 
 @one_case_of_each_block
