@@ -95,6 +95,20 @@ class Dual:
         mean = responses.mean(dim=0) if self.intercept else torch.zeros_like(responses[0])
         return whole.vectors @ rotated, mean
 
+    def residuals(self, responses: Tensor, index: Tensor) -> Tensor:
+        """[n, v]: errors (true less predicted) of each fold's validation samples at these penalties; NaN for samples of no fold."""
+        found = torch.full_like(responses, torch.nan)
+        rotated = [self._rotate(spectrum, responses) for spectrum in self.spectra]
+        for fold in self.folds:
+            spectrum, turned = self.spectra[fold.spectrum], rotated[fold.spectrum]
+            errors = responses.new_empty((len(fold.validation), responses.shape[1]))
+            for used in index.unique():
+                targets, alpha = index == used, self.alphas[used]
+                part = turned[:, targets]
+                errors[:, targets] = fold.factors[used] @ (part if fold.multiplied else _scaled(spectrum, fold.rows, alpha) @ part)
+            found[fold.validation] = errors
+        return found
+
     def _rotate(self, spectrum: _Spectrum, responses: Tensor) -> Tensor:
         chosen = responses[spectrum.samples]
         return spectrum.vectors.T @ (chosen - chosen.mean(dim=0) if self.intercept else chosen)

@@ -83,6 +83,18 @@ class Primal:
         coefficients = self.whole.right @ rotated
         return coefficients, mean - self.whole.mean @ coefficients
 
+    def residuals(self, responses: Tensor, index: Tensor) -> Tensor:
+        """[n, v]: errors (true less predicted) of each fold's validation samples at these penalties; NaN for samples of no fold."""
+        found = torch.full_like(responses, torch.nan)
+        for rotation, validation, turned in self.folds:
+            fitted, held_out = responses[rotation.samples], responses[validation]
+            if self.intercept:
+                mean = fitted.mean(dim=0)
+                fitted, held_out = fitted - mean, held_out - mean
+            rotated = (rotation.left @ fitted) * rotation.filters(self.alphas).to(fitted.dtype)[:, index]
+            found[validation] = torch.addmm(held_out, turned, rotated, alpha=-1)
+        return found
+
 
 def _rotate(features: Tensor, samples: Tensor, intercept: bool) -> _Rotation:
     chosen = features[samples].double()

@@ -117,10 +117,14 @@ def test_regions_are_summed_up_without_voxels_that_have_no_score() -> None:
 
 def test_generalisation_is_best_on_the_diagonal() -> None:
     random = generator()
-    truth = {name: random.normal(size=(40, 6)) for name in ("s1", "s2")}
-    table = generalisation(truth, {name: values + 0.5 * random.normal(size=values.shape) for name, values in truth.items()})
-    assert table.shape == (2, 2)
-    assert table[0, 0] > table[0, 1]
+    truth = {name: random.normal(size=(stimuli, 6)) for name, stimuli in (("s1", 40), ("s2", 30))}
+    own = {name: values + 0.5 * random.normal(size=values.shape) for name, values in truth.items()}
+    strange = {name: random.normal(size=values.shape) for name, values in truth.items()}
+    table = generalisation(truth, {"s1": {"s1": own["s1"], "s2": strange["s2"]}, "s2": {"s1": strange["s1"], "s2": own["s2"]}})
+    assert table.shape == (2, 2, 6)
+    assert table[0, 0].min() > table[0, 1].max()
+    assert table[1, 1].min() > table[1, 0].max()
+    np.testing.assert_allclose(table[1, 0], pearson(truth["s1"], strange["s1"]))
 
 
 @pytest.mark.parametrize("similarity", ["spearman", "pearson", "kendall_tau_a"])
