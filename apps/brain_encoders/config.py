@@ -272,6 +272,11 @@ class CompareConfig:
     data: DataConfig = field(default_factory=DataConfig)
     spaces: tuple[Literal["image", "text", "joint", "light"], ...] = ("image", "text")
     """light is mean and spread of the pictures' colours, for a floor. Of two or three spaces the shared variance is found too."""
+    joined: tuple[Literal["concatenated", "stacked", "banded"], ...] = ("concatenated", "stacked")
+    """How several spaces also predict together. concatenated: one penalty for all features; stacked: the spaces' predictions, mixed for
+    each unit; banded: a penalty for each space, which also says how much of R2 comes from which space. Every unit has its own choice."""
+    search: PositiveInt = 10
+    """banded: how many mixtures of penalties are tried, in five folds within each of ten."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     """Of image."""
     text_model: str = "bert-base-uncased"
@@ -281,7 +286,10 @@ class CompareConfig:
     text_pooling: Literal["mean", "first", "pooler"] = "mean"
     joint_model: str = "openai/clip-vit-base-patch32"
     """A transformers model of pictures with captions, or a folder with its files."""
+    permutations: NonNegativeInt = 1000
+    """Of the pictures, for what is predicted above chance; 0 takes units with R2 above 0 instead."""
     output: Path = Path("results/spaces")
+    """Folder for spaces.csv, units.csv, regions.csv, metrics.json, maps and report.html."""
     seed: NonNegativeInt = 0
 
 
