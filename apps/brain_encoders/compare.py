@@ -280,9 +280,9 @@ def _repeated(study: Study) -> int:
     return sum(int(np.isin(study.trials[test], study.trials[train]).sum()) for train, test in published_folds(len(study.trials)))
 
 
-def _columns(found: Comparison) -> dict[str, Sequence[Any]]:
+def _columns(found: Comparison) -> dict[str, Any]:
     """Of units.csv."""
-    columns: dict[str, Sequence[Any]] = {}
+    columns: dict[str, Any] = {}
     for name, units in found.units.items():
         columns |= {f"{name}_correlation": units.correlation, f"{name}_r2": units.r2}
         if units.normalised is not None:

@@ -18,6 +18,7 @@ __all__ = [
     "DataConfig",
     "EvaluateConfig",
     "ExportConfig",
+    "GeneraliseConfig",
     "LossConfig",
     "ModelConfig",
     "PhantomConfig",
@@ -163,6 +164,20 @@ class EvaluateConfig(ComputeConfig):
     allow_repeats: bool = False
     """Go on though test images were also fitted."""
     seed: NonNegativeInt = 0
+
+
+@dataclass(kw_only=True)
+class GeneraliseConfig(ComputeConfig):
+    """Cross-subject generalisation: how well each subject's encoder predicts each subject's responses, on the units that all have."""
+
+    model: list[Path]
+    """A bundle of each subject."""
+    data: list[Path]
+    """The study of each, in the same order; its test images are scored."""
+    output: Path = Path("results/generalisation")
+    """Folder for generalisation.csv, units.csv, metrics.json, generalisation.png, maps and report.html."""
+    allow_repeats: bool = False
+    """Go on though test images of one subject were fitted for another: scores are then not those of new images."""
 
 
 @dataclass(kw_only=True)

@@ -75,8 +75,10 @@ def check_pictures(images: Sequence[Path]) -> None:
     """
     bad = unreadable(images)
     if bad:
-        more = f" {len(bad)} of {len(images):,} pictures cannot be read." if len(bad) > 1 else ""
-        raise InputError(f"{next(iter(bad.values()))}{more} Copy them again, or leave their presentations out of the study.")
+        remedy = "Or leave its presentations out of the study."
+        if len(bad) > 1:
+            remedy = f"{len(bad):,} pictures are like that: copy them again, or leave their presentations out of the study."
+        raise InputError(f"{next(iter(bad.values()))} {remedy}")
 
 
 def _why_not(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from apps.brain_encoders.data import read_study
 from apps.brain_encoders.ensemble import combine, layer_weights
 from apps.brain_encoders.evaluation_report import print_table, write_evaluation_report
 from apps.brain_encoders.inference import BrainEncoderPredictor
-from apps.brain_encoders.study import Study, checked, keep_units
+from apps.brain_encoders.study import Study, checked, content_key, keep_units
 from apps.brain_encoders.tables import region_table, unit_table
 from apps.brain_encoders.trivial import trivial_predictions
+from shared.encoding.splits import check_leakage
 from shared.errors import InputError, UserError
 from shared.files import write_json, write_text
 from shared.imaging import read_image
@@ -27,7 +28,17 @@ from shared.metrics.encoding import RegionScore, noise_normalised, pearson, pear
 from shared.metrics.noise_ceiling import noise_ceiling, signal_to_noise
 from shared.metrics.permutation import block_permutations, false_discovery_rate, permutation_test
 
-__all__ = ["ModelScores", "StudyScores", "encoder_names", "evaluate", "score", "study_ceiling", "test_pictures", "units_of"]
+__all__ = [
+    "ModelScores",
+    "StudyScores",
+    "check_unseen",
+    "encoder_names",
+    "evaluate",
+    "score",
+    "study_ceiling",
+    "test_pictures",
+    "units_of",
+]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,6 +106,7 @@ def evaluate(config: EvaluateConfig) -> int:
     for path, predictor in zip(config.model, predictors, strict=True):
         if predictor.brain.space.names() != predictors[0].brain.space.names():
             raise UserError(f"{path}: predicts other units than {config.model[0]}. Evaluate them one by one.")
+        check_unseen(path, predictor.brain.fitted, study, allow_repeats=config.allow_repeats)
     scores = score(study, dict(zip(encoder_names(config.model), predictors, strict=True)), config)
     write_json(config.output / "metrics.json", _plain(scores))
     last = scores.models[-1]
@@ -199,6 +211,23 @@ def test_pictures(study: Study) -> tuple[NDArray[np.intp], list[NDArray[np.uint8
             f"{study.root}: {len(failures)} of {len(test)} test images could not be used, the first: {next(iter(failures.values()))}"
         )
     return np.array(used), pictures, failures
+
+
+def check_unseen(model: Path, fitted: Collection[str], study: Study, *, allow_repeats: bool) -> None:
+    """That the study's test images are new to an encoder.
+
+    Args:
+        model: the bundle.
+        fitted: pictures that it was fitted to, by ``content_key``.
+
+    Raises:
+        UserError: if some are not, and that is not allowed.
+    """
+    named = {content_key(study.images[index]): study.images[index].name for index in study.part(test=True)}
+    try:
+        check_leakage([named.get(key, key) for key in fitted], list(named.values()), allow_repeats=allow_repeats)
+    except UserError as error:
+        raise UserError(f"{model} on {study.root}: {error} (the option allow_repeats)") from error
 
 
 def study_ceiling(study: Study, used: NDArray[np.intp]) -> NDArray[np.float64] | None:

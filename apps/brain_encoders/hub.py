@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
@@ -23,6 +24,8 @@ def from_hub(name: str, *kinds: Any, what: str) -> list[Any]:
     Raises:
         UserError: if it cannot be had.
     """
+    if not Path(name).is_dir():
+        print(f"{name}: asking the Hugging Face hub for the {what}")
     try:
         with quiet_hub():
             return [kind.from_pretrained(name) for kind in kinds]

@@ -17,7 +17,7 @@ from shared.files import write_text
 from shared.reports.cortex import cortex_picture
 from shared.reports.style import INK, MUTED, PALETTE, styled_figure
 
-__all__ = ["NONE", "preference_figure", "write_map_page", "write_preference_page"]
+__all__ = ["NONE", "on_tile", "preference_figure", "write_map_page", "write_preference_page"]
 
 NONE = -1
 """The preference of a unit that has none."""
@@ -88,6 +88,13 @@ def preference_figure(preferred: NDArray[np.intp], names: Sequence[str], space: 
         handles.append(Patch(color=_UNIT, label="not predicted"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9, labelcolor=INK)
     return figure
+
+
+def on_tile(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """White around it up to the proportions of a report's gallery, 4 : 3; wider ones stay as they are."""
+    height, width = picture.shape[:2]
+    missing = max(0, 4 * height // 3 - width)
+    return np.pad(picture, [(0, 0), (missing // 2, missing - missing // 2), (0, 0)], constant_values=255)
 
 
 def _slices(whole: NDArray[np.float32], space: VolumeSpace, colours: Sequence[str]) -> Figure:

@@ -24,7 +24,7 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
-def unit_table(space: Space, columns: Mapping[str, Sequence[Any]]) -> str:
+def unit_table(space: Space, columns: Mapping[str, Any]) -> str:
     """Where each unit is, and its value of each column [V]."""
     rows = zip(space.names(), *columns.values(), strict=True)
     return csv_text([*space.columns, *columns], ([*name, *values] for name, *values in rows))

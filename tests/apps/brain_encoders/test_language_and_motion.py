@@ -59,13 +59,17 @@ def test_empty_captions_and_unknown_models_are_refused(bert: Path, tmp_path: Pat
 
 
 def joint_model(folder: Path, kind: str) -> Path:
-    """A picture-caption model of one layer: ViLT, one stream of both, or CLIP, with two sides."""
+    """A picture-caption model of one layer: ViLT, one stream of both; FLAVA, two streams and one of both; or CLIP, with two sides."""
     from transformers import (
         BertTokenizerFast,
         CLIPConfig,
         CLIPImageProcessor,
         CLIPModel,
         CLIPProcessor,
+        FlavaConfig,
+        FlavaImageProcessor,
+        FlavaModel,
+        FlavaProcessor,
         ViltConfig,
         ViltImageProcessor,
         ViltModel,
@@ -79,6 +83,12 @@ def joint_model(folder: Path, kind: str) -> Path:
     if kind == "vilt":
         ViltModel(ViltConfig(vocab_size=len(WORDS), image_size=64, patch_size=16, **small)).save_pretrained(folder)
         ViltProcessor(ViltImageProcessor(size={"shortest_edge": 64}), tokenizer).save_pretrained(folder)
+    elif kind == "flava":
+        image, text = {"image_size": 32, "patch_size": 16, **small}, {"vocab_size": len(WORDS), **small}
+        FlavaModel(
+            FlavaConfig(image_config=image, text_config=text, multimodal_config=small, hidden_size=16, projection_dim=16)
+        ).save_pretrained(folder)
+        FlavaProcessor(FlavaImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False), tokenizer).save_pretrained(folder)
     else:
         text = {"vocab_size": len(WORDS), "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, **small}
         vision = {"image_size": 32, "patch_size": 16, **small}
@@ -88,7 +98,7 @@ def joint_model(folder: Path, kind: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["vilt", "clip"])
+@pytest.mark.parametrize("kind", ["vilt", "clip", "flava"])
 def test_a_picture_and_its_caption_have_one_vector(kind: str, tmp_path: Path, bert: Path) -> None:
     name = str(joint_model(tmp_path, kind))
     pictures = [np.random.default_rng(side).integers(0, 255, (40, side, 3), dtype=np.uint8) for side in (40, 60, 80)]

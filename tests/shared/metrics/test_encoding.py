@@ -15,7 +15,14 @@ from shared.metrics.encoding import (
     region_summary,
     two_v_two,
 )
-from shared.metrics.noise_ceiling import noise_ceiling, nsd_signal_to_noise, signal_to_noise, spearman_brown, split_half
+from shared.metrics.noise_ceiling import (
+    explainable_variance,
+    noise_ceiling,
+    nsd_signal_to_noise,
+    signal_to_noise,
+    spearman_brown,
+    split_half,
+)
 from shared.metrics.permutation import block_permutations, false_discovery_rate, permutation_test
 from shared.metrics.rdm import category_rdm, compare_rdms, rdm, rdm_ceiling, rdm_test
 from shared.metrics.variance import correlation_split, model_variances, ordinary_r2, product_measure, relative_weights, variance_partition
@@ -62,6 +69,15 @@ def test_ceilings_are_the_share_of_signal_that_was_put_in() -> None:
     assert noise_ceiling([np.inf, 0.0], 1).tolist() == [1, 0]
     with pytest.raises(ValueError, match="at least two repeats"):
         signal_to_noise(data[:1])
+
+
+def test_explainable_variance_is_what_repeats_have_in_common() -> None:
+    """Of z-scored repeats, the variance of their mean is 1/R + (R - 1)/R times their mean correlation, to which the correction leads."""
+    random = generator()
+    repeats = random.normal(size=(60, 4)) + random.normal(size=(3, 60, 4)) * [0.1, 0.5, 1, 5]
+    pairs = np.mean([pearson(repeats[i], repeats[j]) for i, j in ((0, 1), (0, 2), (1, 2))], axis=0)
+    np.testing.assert_allclose(explainable_variance(repeats, corrected=False), 1 / 3 + 2 / 3 * pairs)
+    np.testing.assert_allclose(explainable_variance(repeats), pairs)
 
 
 def test_permutations_find_what_is_predicted_and_hold_their_rate_on_noise() -> None:
