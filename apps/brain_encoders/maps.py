@@ -39,9 +39,10 @@ def write_map_page(path: Path, values: NDArray[np.floating], space: SurfaceSpace
 def write_preference_page(
     path: Path, preferred: NDArray[np.intp], names: Sequence[str], space: SurfaceSpace | VolumeSpace | TableSpace
 ) -> Path | None:
-    """As ``write_map_page``, of the preference of each unit [V] (an index of ``names``, or NONE), with a legend."""
+    """As ``write_map_page``, of the preference [V] (an index of ``names``, or NONE), with a legend; None also if all have NONE."""
+    if (preferred == NONE).all():
+        return None
     values = preferred + 1.0  # the viewer shows nothing at 0
-    # The colours of a symmetric scale's lower half are never used: preferences are above 0.
     page = _viewer(values, space, title="", colormap=_colormap(len(names)), threshold=0.5, limits=(1, len(names)))
     if page is None:
         return None
