@@ -103,7 +103,7 @@ class Comparison:
             found["product_measure"] = {"r2_about_fitted_mean": float(answers.shares.sum(axis=0).mean()), **self._by_space(answers.shares)}
         return found | {
             "leaked_presentations": self.leaked,
-            "mean_noise_ceiling": None if self.ceiling is None else float(self.ceiling.mean()),
+            "mean_noise_ceiling": _known_mean(self.ceiling),
             "predicted_units": int(known.sum()),
             "preferred": {name: int((self.preferred == index).sum()) for index, name in enumerate(self.spaces)},
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from apps.brain_encoders.evaluation_report import region_bars
-from apps.brain_encoders.maps import NONE, on_tile, preference_figure, write_preference_page
+from apps.brain_encoders.maps import NONE, has_place, on_tile, preference_figure, write_preference_page
 from apps.brain_encoders.prediction import brain_picture
 from shared.metrics.encoding import region_summary
 from shared.reports.html import Cell, Link, Report
@@ -66,10 +65,9 @@ def write_comparison_report(folder: Path, found: Comparison) -> Path:
             ["spaces", "mean R2"], [list(pair) for pair in found.shared.items()], caption="Held-out variance that exactly these share."
         )
     regions = {"all": np.ones(study.units, dtype=bool), **study.regions}
-    report.figure(
-        region_bars({name: region_summary(units.r2, regions) for name, units in found.units.items()}, label="held-out R2"),
-        caption="R2 by region: mean, and the middle half of its units.",
-    )
+    if len(regions) > 1 or len(found.units) > 1:
+        bars = region_bars({name: region_summary(units.r2, regions) for name, units in found.units.items()}, label="held-out R2")
+        report.figure(bars, caption="R2 by region: mean, and the middle half of its units.")
     if found.answers.weights is not None or found.answers.shares is not None:
         report.section("What comes from which space")
         for values, caption in ((found.answers.weights, _WEIGHTS), (found.answers.shares, _SHARES)):
@@ -82,21 +80,13 @@ def write_comparison_report(folder: Path, found: Comparison) -> Path:
                 f"The shares add up to {total:.4f}, the banded model's R2 about the means of the samples that were fitted; the table of "
                 "scores has R2 about the mean of the samples that were predicted."
             )
-    report.section("Which space explains most")
-    by = "the product measure of the banded model" if found.answers.shares is not None else "R2 alone"
-    report.figure(preference_figure(found.preferred, found.spaces, study.space), caption=_PREFERENCE.format(by=by))
-    page = write_preference_page(folder / "map.html", found.preferred, found.spaces, study.space)
-    if page is not None:
-        report.text(f"The same map to turn around: [{page.name}]({page.name}).")
-    report.table(
-        ["region", "units", "predicted", *(f"prefer {name}" for name in found.spaces)],
-        [list(row) for row in _preferences(found, regions)],
-        caption="How many units prefer which space.",
-    )
-    report.section("What each explains")
-    limit = max(float(np.percentile(np.stack([units.r2 for units in found.units.values()]), 98)), 0.01)
-    report.gallery([(on_tile(brain_picture(units.r2, study.space, limit=limit)), name) for name, units in found.units.items()])
-    report.text(f"Held-out R2 from {-limit:.2f} (blue) to {limit:.2f} (red).")
+    if len(found.spaces) > 1:
+        _preferences(report, folder, found, regions)
+    if has_place(study.space):
+        report.section("What each explains")
+        limit = max(float(np.percentile(np.stack([units.r2 for units in found.units.values()]), 98)), 0.01)
+        report.gallery([(on_tile(brain_picture(units.r2, study.space, limit=limit)), name) for name, units in found.units.items()])
+        report.text(f"Held-out R2 from {-limit:.2f} (blue) to {limit:.2f} (red).")
     files = (("spaces.csv", "every space"), ("units.csv", "every unit"), ("regions.csv", "every region"), ("metrics.json", "all"))
     report.table(["file", "holds"], [[Link(text=name, path=name), what] for name, what in files], caption="Everything as numbers.")
     path = folder / "report.html"
@@ -122,7 +112,18 @@ def _short(value: Cell) -> str:
     return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _preferences(found: Comparison, regions: dict[str, np.ndarray]) -> Iterator[tuple[Cell, ...]]:
+def _preferences(report: Report, folder: Path, found: Comparison, regions: dict[str, np.ndarray]) -> None:
+    """Adds the map, its page and the table."""
+    report.section("Which space explains most")
+    by = "the product measure of the banded model" if found.answers.shares is not None else "R2 alone"
+    report.figure(preference_figure(found.preferred, found.spaces, found.study.space), caption=_PREFERENCE.format(by=by))
+    page = write_preference_page(folder / "map.html", found.preferred, found.spaces, found.study.space)
+    if page is not None:
+        report.text(f"The same map to turn around: [{page.name}]({page.name}).")
+    rows: list[list[Cell]] = []
     for name, mask in regions.items():
         inside = found.preferred[mask]
-        yield name, int(mask.sum()), int((inside != NONE).sum()), *(int((inside == index).sum()) for index in range(len(found.spaces)))
+        counts = [int((inside == index).sum()) for index in range(len(found.spaces))]
+        rows.append([name, len(inside), sum(counts), *counts])
+    columns = ["region", "units", "predicted", *(f"prefer {name}" for name in found.spaces)]
+    report.table(columns, rows, caption="How many units prefer which space.")

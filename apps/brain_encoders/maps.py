@@ -17,7 +17,7 @@ from shared.files import write_text
 from shared.reports.cortex import cortex_picture
 from shared.reports.style import INK, MUTED, PALETTE, styled_figure
 
-__all__ = ["NONE", "on_tile", "preference_figure", "write_map_page", "write_preference_page"]
+__all__ = ["NONE", "has_place", "on_tile", "preference_figure", "write_map_page", "write_preference_page"]
 
 NONE = -1
 """The preference of a unit that has none."""
@@ -25,6 +25,11 @@ NONE = -1
 SLICES = 8
 _UNIT = "#d5dae0"
 """Of a unit without a preference."""
+
+
+def has_place(space: SurfaceSpace | VolumeSpace | TableSpace) -> bool:
+    """Whether its units can be shown on a brain: voxels, or vertices of a mesh whose first ones are those of fsaverage5."""
+    return isinstance(space, VolumeSpace) or (isinstance(space, SurfaceSpace) and space.mesh in ("fsaverage5", "fsaverage6", "fsaverage"))
 
 
 def write_map_page(path: Path, values: NDArray[np.floating], space: SurfaceSpace | VolumeSpace | TableSpace, *, title: str) -> Path | None:
@@ -67,7 +72,7 @@ def preference_figure(preferred: NDArray[np.intp], names: Sequence[str], space: 
         names: at most as many as the palette has colours.
     """
     colours = PALETTE[: len(names)]
-    if isinstance(space, SurfaceSpace) and _is_fsaverage(space):
+    if isinstance(space, SurfaceSpace) and has_place(space):
         left, right = space.fill(np.where(preferred == NONE, np.nan, preferred + 0.5))
         picture = cortex_picture(left, right, height=240, limit=len(names), colormap=_colormap(len(names)), symmetric=False)
         figure, (axis,) = styled_figure(width=7.2, height=7.2 * picture.shape[0] / picture.shape[1] + 0.4)
@@ -94,7 +99,7 @@ def preference_figure(preferred: NDArray[np.intp], names: Sequence[str], space: 
 def on_tile(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """White around it up to the proportions of a report's gallery, 4 : 3; wider ones stay as they are."""
     height, width = picture.shape[:2]
-    missing = max(0, 4 * height // 3 - width)
+    missing = max(0, -(-4 * height // 3) - width)
     return np.pad(picture, [(0, 0), (missing // 2, missing - missing // 2), (0, 0)], constant_values=255)
 
 
@@ -142,7 +147,7 @@ def _viewer(
         return plotting.view_img(
             image, threshold=threshold, title=title or None, black_bg=False, cmap=colormap, **nearest, **scale
         ).get_standalone()
-    if isinstance(space, SurfaceSpace) and _is_fsaverage(space):
+    if isinstance(space, SurfaceSpace) and has_place(space):
         from nilearn.datasets import load_fsaverage
         from nilearn.surface import SurfaceImage
 
@@ -154,11 +159,6 @@ def _viewer(
             surf_mesh=mesh, surf_map=image, hemi="both", threshold=threshold, title=title or None, cmap=colormap, **scale
         ).get_standalone()
     return None
-
-
-def _is_fsaverage(space: SurfaceSpace) -> bool:
-    """Whether its first vertices are those of fsaverage5, which is what is drawn."""
-    return space.mesh in ("fsaverage5", "fsaverage6", "fsaverage")
 
 
 def _colormap(count: int) -> ListedColormap:
