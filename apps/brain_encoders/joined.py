@@ -142,6 +142,6 @@ def _banded(
     search: int,
     seed: int,
 ) -> BandedFit:
-    """In single precision, as himalaya has it, which takes half the time."""
+    """In single precision, which takes half the time."""
     known = {name: values[train].astype(np.float32) for name, values in standard.items()}
     return fit_banded_ridge(known, fitted.astype(np.float32), alphas=BANDED_ALPHAS, splits=inner, shares=search, seed=seed)

@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from apps.brain_encoders.joined import FoldAnswers, answer_folds
 from apps.brain_encoders.maps import NONE, preference_figure, write_map_page, write_preference_page
 from apps.brain_encoders.space import SurfaceSpace, TableSpace, VolumeSpace
 from shared.encoding.splits import Split, grouped_splits
 from shared.metrics.encoding import r2
-
-pytest.importorskip("himalaya", reason="himalaya is not installed")
 
 ALPHAS = tuple(10.0**power for power in range(-2, 5))
 GROUPS = np.repeat(np.arange(30), 3)
@@ -55,7 +52,7 @@ def test_shares_of_the_banded_model_add_up_to_its_r2_about_the_means_of_the_fitt
     centred = np.concatenate([responses[test] - responses[train].mean(axis=0) for train, test in folds])
     error = np.concatenate([responses[test] - answers.banded[test] for _, test in folds])
     expected = 1 - (error**2).sum(axis=0) / (centred**2).sum(axis=0)
-    np.testing.assert_allclose(answers.shares.sum(axis=0), expected, rtol=0, atol=1e-4)  # himalaya works in single precision
+    np.testing.assert_allclose(answers.shares.sum(axis=0), expected, rtol=0, atol=1e-4)  # it is fitted in single precision
 
 
 def test_what_a_fold_leaves_out_changes_nothing_of_its_predictions() -> None:
