@@ -99,8 +99,9 @@ def preference_figure(preferred: NDArray[np.intp], names: Sequence[str], space: 
 def on_tile(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """White around it up to the proportions of a report's gallery, 4 : 3; wider ones stay as they are."""
     height, width = picture.shape[:2]
-    missing = max(0, -(-4 * height // 3) - width)
-    return np.pad(picture, [(0, 0), (missing // 2, missing - missing // 2), (0, 0)], constant_values=255)
+    below = -height % 3
+    beside = max(0, 4 * (height + below) // 3 - width)
+    return np.pad(picture, [(0, below), (beside // 2, beside - beside // 2), (0, 0)], constant_values=255)
 
 
 def _slices(whole: NDArray[np.float32], space: VolumeSpace, colours: Sequence[str]) -> Figure:
