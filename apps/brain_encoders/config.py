@@ -282,7 +282,7 @@ class SeriesConfig:
 
 @dataclass(kw_only=True)
 class CompareConfig:
-    """Compare feature spaces on one study: image, text and joint models, with published and with leakage-safe folds."""
+    """Compare feature spaces on one study, alone and together: image, text and joint models, with published and leakage-safe folds."""
 
     data: DataConfig = field(default_factory=DataConfig)
     spaces: tuple[Literal["image", "text", "joint", "light"], ...] = ("image", "text")

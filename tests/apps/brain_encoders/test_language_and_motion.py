@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,12 +145,21 @@ def test_spaces_are_compared_with_and_without_the_leak(folder: Path, study: Stud
     one_line_error(encoders("compare", "--data.root", folder, "--spaces", "[]"), "spaces: name at least one")
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line(folder: Path, encoders: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_cannot_be_reached_is_one_line(
+    folder: Path, encoders: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """An address where nobody answers; the library would else tell of each of its tries."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    nowhere = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", nowhere)
     monkeypatch.setattr("time.sleep", lambda _: None)
-    answer = encoders("compare", "--data.root", folder, "--spaces", "[text]", "--text_model", "nobody/has-this")
+    logger = logging.getLogger("huggingface_hub")
+    logger.addHandler(caplog.handler)
+    try:
+        answer = encoders("compare", "--data.root", folder, "--spaces", "[text]", "--text_model", "nobody/has-this")
+    finally:
+        logger.removeHandler(caplog.handler)
     one_line_error(answer, "nobody/has-this: cannot be had as a text model", "Name a folder")
+    assert not caplog.records
 
 
 def moving_texture(dx: float, dy: float) -> np.ndarray:
