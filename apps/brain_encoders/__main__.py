@@ -7,6 +7,7 @@ from shared.data.config import FetchConfig, ListConfig, VerifyConfig
 VERBS = {
     "train": verb("apps.brain_encoders.training:train", config.TrainConfig),
     "evaluate": verb("apps.brain_encoders.evaluation:evaluate", config.EvaluateConfig),
+    "generalise": verb("apps.brain_encoders.generalise:generalise", config.GeneraliseConfig),
     "series": verb("apps.brain_encoders.series:fit_series", config.SeriesConfig),
     "categories": verb("apps.brain_encoders.categories:fit_categories", config.CategoriesConfig),
     "similarity": verb("apps.brain_encoders.similarity:compare_similarity", config.SimilarityConfig),

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from apps.brain_encoders.hub import quiet_hub
 from shared.errors import UserError
 
 __all__ = ["GaborPyramid", "LayerFeatures", "as_maps", "build_backbone", "published_dino", "resample_positions"]
@@ -122,11 +123,12 @@ def build_backbone(
     try:
         if source == "gabor":
             return GaborPyramid(**options).eval()
-        return (
-            _timm(name, layer, part, norm, size, pretrained, options)
-            if source == "timm"
-            else _transformers(name, layer, part, norm, pretrained, options)
-        )
+        with quiet_hub():
+            return (
+                _timm(name, layer, part, norm, size, pretrained, options)
+                if source == "timm"
+                else _transformers(name, layer, part, norm, pretrained, options)
+            )
     except UserError:
         raise
     except OSError as error:

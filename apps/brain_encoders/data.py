@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +19,12 @@ from apps.brain_encoders.features import FeatureStore, read_input
 from apps.brain_encoders.pereira import is_pereira, read_pereira
 from apps.brain_encoders.study import TABLE, Study, checked, read_own, write_phantom
 from shared.data.splits import split
-from shared.errors import UserError
+from shared.errors import InputError, UserError
 from shared.files import atomic_folder
+from shared.imaging import read_image
 from shared.phantoms.brain import brain_phantom
 
-__all__ = ["Examples", "Parts", "divide", "make_phantom", "make_phantoms", "open_study", "read_study"]
+__all__ = ["Examples", "Parts", "check_pictures", "divide", "make_phantom", "make_phantoms", "open_study", "read_study", "unreadable"]
 
 Item = dict[str, Tensor]
 
@@ -55,6 +58,35 @@ def open_study(config: DataConfig) -> Study:
     """The study that the settings name, checked."""
     study = read_study(config.root, subject=config.subject)
     return checked(study, bad_units=config.bad_units, allow_repeats=config.allow_repeats)
+
+
+def unreadable(images: Sequence[Path]) -> dict[Path, str]:
+    """The pictures that cannot be decoded, with the reason; a second for some hundred of them."""
+    with ThreadPoolExecutor() as pool:
+        reasons = pool.map(_why_not, images)
+    return {path: reason for path, reason in zip(images, reasons, strict=True) if reason}
+
+
+def check_pictures(images: Sequence[Path]) -> None:
+    """Before anything dear is done.
+
+    Raises:
+        InputError: if some cannot be decoded; names the first.
+    """
+    bad = unreadable(images)
+    if bad:
+        remedy = "Or leave its presentations out of the study."
+        if len(bad) > 1:
+            remedy = f"{len(bad):,} pictures are like that: copy them again, or leave their presentations out of the study."
+        raise InputError(f"{next(iter(bad.values()))} {remedy}")
+
+
+def _why_not(path: Path) -> str:
+    try:
+        read_image(path)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,10 @@ from apps.brain_encoders.data import read_study
 from apps.brain_encoders.ensemble import combine, layer_weights
 from apps.brain_encoders.evaluation_report import print_table, write_evaluation_report
 from apps.brain_encoders.inference import BrainEncoderPredictor
-from apps.brain_encoders.study import Study, checked, keep_units
+from apps.brain_encoders.study import Study, checked, content_key, keep_units
+from apps.brain_encoders.tables import region_table, unit_table
 from apps.brain_encoders.trivial import trivial_predictions
+from shared.encoding.splits import check_leakage
 from shared.errors import InputError, UserError
 from shared.files import write_json, write_text
 from shared.imaging import read_image
@@ -28,7 +28,17 @@ from shared.metrics.encoding import RegionScore, noise_normalised, pearson, pear
 from shared.metrics.noise_ceiling import noise_ceiling, signal_to_noise
 from shared.metrics.permutation import block_permutations, false_discovery_rate, permutation_test
 
-__all__ = ["ModelScores", "StudyScores", "evaluate", "score"]
+__all__ = [
+    "ModelScores",
+    "StudyScores",
+    "check_unseen",
+    "encoder_names",
+    "evaluate",
+    "score",
+    "study_ceiling",
+    "test_pictures",
+    "units_of",
+]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,18 +102,24 @@ def evaluate(config: EvaluateConfig) -> int:
     """Scores, prints the table and writes metrics.json, units.csv, regions.csv, maps and report.html; 3 if some images failed."""
     predictors = [BrainEncoderPredictor.load(path, device=config.device, precision=config.precision) for path in config.model]
     study = checked(read_study(config.data, subject=config.subject), bad_units="drop", allow_repeats=config.allow_repeats)
-    study = _units_of(study, predictors[0], config.model[0])
+    study = units_of(study, predictors[0], config.model[0])
     for path, predictor in zip(config.model, predictors, strict=True):
         if predictor.brain.space.names() != predictors[0].brain.space.names():
             raise UserError(f"{path}: predicts other units than {config.model[0]}. Evaluate them one by one.")
-    scores = score(study, dict(zip(_names(config.model), predictors, strict=True)), config)
+        check_unseen(path, predictor.brain.fitted, study, allow_repeats=config.allow_repeats)
+    scores = score(study, dict(zip(encoder_names(config.model), predictors, strict=True)), config)
     write_json(config.output / "metrics.json", _plain(scores))
-    write_text(config.output / "units.csv", _unit_table(scores))
-    write_text(config.output / "regions.csv", _region_table(scores))
     last = scores.models[-1]
     maps = {"correlation": last.correlation, "r2": last.r2}
     if scores.ceiling is not None:
         maps |= {"noise_ceiling": scores.ceiling, "noise_normalised": last.normalised}
+    significance = {} if last.adjusted_p is None else {"adjusted_p": last.adjusted_p}
+    write_text(config.output / "units.csv", unit_table(study.space, {**maps, **significance}))
+    kinds = [("correlation", "regions"), ("noise_normalised", "normalised_regions")]
+    write_text(
+        config.output / "regions.csv",
+        region_table((model.name, kind, getattr(model, rows)) for model in scores.models for kind, rows in kinds),
+    )
     study.space.write(np.stack(list(maps.values())), config.output, "scores", formats=("gifti", "nifti", "cifti"), maps=list(maps))
     print_table(scores)
     report = write_evaluation_report(config.output, scores, predictors[0])
@@ -119,25 +135,12 @@ def score(study: Study, predictors: dict[str, BrainEncoderPredictor], config: Ev
     Raises:
         UserError: if there are fewer than three test images.
     """
-    test = study.part(test=True)
-    if len(test) < 3:
-        raise UserError(f"{study.root}: {len(test)} test images; at least 3 are needed for a correlation. Mark some with split test.")
-    pictures, failures = [], {}
-    for index in test:
-        try:
-            pictures.append((index, read_image(study.images[index])))
-        except InputError as error:
-            failures[str(study.images[index])] = str(error)
-    if len(pictures) < 3:
-        raise UserError(
-            f"{study.root}: {len(failures)} of {len(test)} test images could not be used, the first: {next(iter(failures.values()))}"
-        )
-    used = np.array([index for index, _ in pictures])
-    measured, ceiling = study.mean_responses(used), _ceiling(study, used)
+    used, pictures, failures = test_pictures(study)
+    measured, ceiling = study.mean_responses(used), study_ceiling(study, used)
     answers = {}
     for name, predictor in predictors.items():
         answers[name] = np.concatenate(
-            [predictor.responses(predictor.to_input(picture)[None]) for _, picture in track(pictures, name, transient=True)]
+            [predictor.responses(predictor.to_input(picture)[None]) for picture in track(pictures, name, transient=True)]
         )
     if len(answers) > 1:
         weights = layer_weights(np.stack([one.brain.correlation for one in predictors.values()]), sharpness=config.sharpness)
@@ -187,7 +190,47 @@ def _scored(
     )
 
 
-def _ceiling(study: Study, used: NDArray[np.intp]) -> NDArray[np.float64] | None:
+def test_pictures(study: Study) -> tuple[NDArray[np.intp], list[NDArray[np.uint8]], dict[str, str]]:
+    """The test images that can be read, by number and as pictures; and those that cannot, with the reason.
+
+    Raises:
+        UserError: if fewer than three are left.
+    """
+    test = study.part(test=True)
+    if len(test) < 3:
+        raise UserError(f"{study.root}: {len(test)} test images; at least 3 are needed for a correlation. Mark some with split test.")
+    used, pictures, failures = [], [], {}
+    for index in test:
+        try:
+            pictures.append(read_image(study.images[index]))
+            used.append(index)
+        except InputError as error:
+            failures[str(study.images[index])] = str(error)
+    if len(pictures) < 3:
+        raise UserError(
+            f"{study.root}: {len(failures)} of {len(test)} test images could not be used, the first: {next(iter(failures.values()))}"
+        )
+    return np.array(used), pictures, failures
+
+
+def check_unseen(model: Path, fitted: Collection[str], study: Study, *, allow_repeats: bool) -> None:
+    """That the study's test images are new to an encoder.
+
+    Args:
+        model: the bundle.
+        fitted: pictures that it was fitted to, by ``content_key``.
+
+    Raises:
+        UserError: if some are not, and that is not allowed.
+    """
+    named = {content_key(study.images[index]): study.images[index].name for index in study.part(test=True)}
+    try:
+        check_leakage([named.get(key, key) for key in fitted], list(named.values()), allow_repeats=allow_repeats)
+    except UserError as error:
+        raise UserError(f"{model} on {study.root}: {error} (the option allow_repeats)") from error
+
+
+def study_ceiling(study: Study, used: NDArray[np.intp]) -> NDArray[np.float64] | None:
     """[V]: the publisher's, or from the presentations of the test images, if each was presented equally often and more than once."""
     if study.ceiling is not None:
         return study.ceiling
@@ -212,7 +255,7 @@ def _against_truth(
     return found
 
 
-def _units_of(study: Study, predictor: BrainEncoderPredictor, source: Path) -> Study:
+def units_of(study: Study, predictor: BrainEncoderPredictor, source: Path) -> Study:
     """The study of the units that the bundle predicts.
 
     Raises:
@@ -233,7 +276,7 @@ def _units_of(study: Study, predictor: BrainEncoderPredictor, source: Path) -> S
     return keep_units(study, kept)
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
+def encoder_names(paths: Sequence[Path]) -> list[str]:
     """A name for each bundle: of its folder, or of the run that it is the model of; numbered where they are the same."""
     names = [(path.resolve().parent if path.resolve().name == "model" else path.resolve()).name for path in paths]
     return [name if names.count(name) == 1 else f"{name} {number}" for number, name in enumerate(names, start=1)]
@@ -251,30 +294,3 @@ def _plain(scores: StudyScores) -> dict[str, Any]:
         "truth": scores.truth,
         "failures": scores.failures,
     }
-
-
-def _unit_table(scores: StudyScores) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    last = scores.models[-1]
-    columns = {"correlation": last.correlation, "r2": last.r2}
-    if scores.ceiling is not None:
-        columns |= {"noise_ceiling": scores.ceiling, "noise_normalised": last.normalised}
-    if last.adjusted_p is not None:
-        columns["adjusted_p"] = last.adjusted_p
-    writer.writerow([*scores.study.space.columns, *columns])
-    for name, *values in zip(scores.study.space.names(), *columns.values(), strict=True):
-        writer.writerow([*name, *(f"{value:.6f}" for value in values)])
-    return text.getvalue()
-
-
-def _region_table(scores: StudyScores) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["model", "score", "region", "units", "scored", "mean", "median", "percentile_25", "percentile_75"])
-    for model in scores.models:
-        for kind, rows in (("correlation", model.regions), ("noise_normalised", model.normalised_regions)):
-            for row in rows:
-                values = ("" if value is None else f"{value:.6f}" for value in (row.mean, row.median, row.low, row.high))
-                writer.writerow([model.name, kind, row.name, row.voxels, row.scored, *values])
-    return text.getvalue()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,19 +12,20 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from apps.brain_encoders.maps import write_map_page
 from apps.brain_encoders.paper import published_scores
 from apps.brain_encoders.prediction import brain_picture
-from apps.brain_encoders.space import SurfaceSpace, VolumeSpace
 from shared.explain.overlay import heat
-from shared.files import write_text
 from shared.imaging import read_image
+from shared.metrics.encoding import RegionScore
 from shared.reports.html import Link, Report
+from shared.reports.style import PALETTE
 
 if TYPE_CHECKING:
     from apps.brain_encoders.evaluation import ModelScores, StudyScores
     from apps.brain_encoders.inference import BrainEncoderPredictor
 
-__all__ = ["preferred_pictures", "print_table", "write_evaluation_report", "write_surface_page"]
+__all__ = ["preferred_pictures", "print_table", "region_bars", "write_evaluation_report"]
 
 COLUMNS = ("answer of", "r", "median r", "R2", "noise-normalised", "2V2", "pattern r", "units above chance")
 TOP = 6
@@ -51,8 +52,11 @@ def write_evaluation_report(folder: Path, scores: StudyScores, predictor: BrainE
     report.facts({"mean correlation": float(best.correlation.mean()), "2V2": best.two_v_two, **scores.truth})
     report.section("Scores")
     report.table(list(COLUMNS), [list(row) for row in _rows(scores)], caption=_EXPLANATION)
+    masks = [np.ones(scores.study.units, dtype=bool), *scores.study.regions.values()]
+    ceilings = [] if scores.ceiling is None else [np.sqrt(np.nanmean(scores.ceiling[mask])) if mask.any() else np.nan for mask in masks]
     report.figure(
-        _region_figure(scores), caption="Correlation by region: mean, and the middle half of its units. Grey: the noise ceiling (as r)."
+        region_bars({model.name: model.regions for model in scores.models}, label="correlation", ceilings=ceilings),
+        caption="Correlation by region: mean, and the middle half of its units. Grey: the noise ceiling (as r).",
     )
     report.section("Maps")
     report.figure(
@@ -60,8 +64,8 @@ def write_evaluation_report(folder: Path, scores: StudyScores, predictor: BrainE
     )
     if scores.ceiling is not None:
         report.figure(_against_ceiling(best, scores.ceiling), caption="Each unit's correlation against what noise allows.")
-    if isinstance(scores.study.space, (SurfaceSpace, VolumeSpace)):
-        page = write_surface_page(folder, best.correlation, scores)
+    page = write_map_page(folder / "map.html", best.correlation, scores.study.space, title="correlation")
+    if page is not None:
         report.text(f"The same map to turn around: [{page.name}]({page.name}).")
     if scores.study.regions:
         report.section("What regions prefer")
@@ -102,29 +106,6 @@ def preferred_pictures(scores: StudyScores) -> dict[str, NDArray[np.uint8]]:
     return found
 
 
-def write_surface_page(folder: Path, values: NDArray[np.floating], scores: StudyScores) -> Path:
-    """map.html: nilearn's viewer of the surface or the volume, everything inside."""
-    from nilearn import plotting
-
-    space, path = scores.study.space, folder / "map.html"
-    if isinstance(space, VolumeSpace):
-        import nibabel as nib
-
-        image = nib.Nifti1Image(np.nan_to_num(space.fill(values)), space.affine)
-        page = plotting.view_img(image, threshold=0.05, title="correlation", black_bg=False)
-    else:
-        from nilearn.datasets import load_fsaverage
-        from nilearn.surface import SurfaceImage
-
-        assert isinstance(space, SurfaceSpace)
-        left, right = (np.nan_to_num(side[:10242]) for side in space.fill(values))
-        mesh = load_fsaverage("fsaverage5")["inflated"]
-        image = SurfaceImage(mesh=mesh, data={"left": left, "right": right})
-        page = plotting.view_surf(surf_mesh=mesh, surf_map=image, hemi="both", threshold=0.05, vmax=1, title="correlation")
-    write_text(path, page.get_standalone())
-    return path
-
-
 _EXPLANATION = (
     "r and R2: means over units. Noise-normalised: max(r, 0) squared over the noise ceiling, at most 1, units without a ceiling left out. "
     "2V2 and pattern r compare whole patterns of units, image by image; they are not to be compared with r. Units above chance: a "
@@ -146,29 +127,34 @@ def _rows(scores: StudyScores) -> Iterator[tuple[str, ...]]:
         yield f"trivial: {answer}", f"{value:.3f}", "", "", "", "", "", ""
 
 
-def _region_figure(scores: StudyScores) -> Figure:
-    names = [row.name for row in scores.models[0].regions]
-    figure = Figure(figsize=(max(6.0, 0.45 * len(names) * len(scores.models) + 2), 3.6), layout="constrained")
+def region_bars(models: Mapping[str, Sequence[RegionScore]], *, label: str, ceilings: Sequence[float] = ()) -> Figure:
+    """Beside each other for each region, the models' means and, as lines, the middle half of its units.
+
+    Args:
+        models: name -> the same regions' scores.
+        label: of the scores.
+        ceilings: a grey line for each region.
+    """
+    names = [row.name for row in next(iter(models.values()))]
+    figure = Figure(figsize=(max(6.0, min(9.6, 0.3 * len(names) * len(models) + 2)), 3.6), layout="constrained")
     axes = figure.add_subplot()
-    width = 0.8 / len(scores.models)
-    for order, model in enumerate(scores.models):
-        places = np.arange(len(names)) + (order - (len(scores.models) - 1) / 2) * width
-        means = np.array([np.nan if row.mean is None else row.mean for row in model.regions])
-        low, high = (
-            np.array([np.nan if getattr(row, end) is None else getattr(row, end) for row in model.regions]) for end in ("low", "high")
+    axes.set_prop_cycle(color=PALETTE)
+    width = 0.8 / len(models)
+    for order, (model, rows) in enumerate(models.items()):
+        places = np.arange(len(names)) + (order - (len(models) - 1) / 2) * width
+        means, low, high = (
+            np.array([np.nan if getattr(row, value) is None else getattr(row, value) for row in rows]) for value in ("mean", "low", "high")
         )
-        axes.bar(places, means, width, label=model.name)
+        axes.bar(places, means, width, label=model)
         axes.vlines(places, low, high, color="black", linewidth=1)
-    if scores.ceiling is not None:
-        masks = [np.ones(scores.study.units, dtype=bool), *scores.study.regions.values()]
-        for place, mask in enumerate(masks):
-            axes.hlines(np.sqrt(np.nanmean(scores.ceiling[mask])), place - 0.45, place + 0.45, color="0.5", linewidth=2)
+    for place, ceiling in enumerate(ceilings):
+        axes.hlines(ceiling, place - 0.45, place + 0.45, color="0.5", linewidth=2)
     axes.set_xticks(np.arange(len(names)), names, rotation=45 if len(names) > 8 else 0, ha="right" if len(names) > 8 else "center")
     axes.axhline(0, color="black", linewidth=0.6)
-    axes.set_ylabel("correlation")
+    axes.set_ylabel(label)
     axes.spines[["top", "right"]].set_visible(False)
-    if len(scores.models) > 1:
-        axes.legend(frameon=False)
+    if len(models) > 1:
+        figure.legend(loc="outside upper left", ncols=min(len(models), 7), frameon=False)
     return figure
 
 

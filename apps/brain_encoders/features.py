@@ -96,13 +96,17 @@ class FeatureStore:
         """
         if self.folder is None:
             return
-        missing = [path for path in images if not self._place(path).is_file()]
+        missing = self.missing(images)
         batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
         for batch in track(batches, "features", transient=True, disable=not batches):
             found = self.compute(torch.stack([read_input(path, self.config) for path in batch]))
             for path, features in zip(batch, found.numpy(), strict=True):
                 with atomic_path(self._place(path)) as temporary, open(temporary, "wb") as file:
                     np.save(file, features)
+
+    def missing(self, images: Sequence[Path]) -> list[Path]:
+        """Those whose features are not on disk; all, where nothing is kept."""
+        return [path for path in images if self.folder is None or not self._place(path).is_file()]
 
     @torch.inference_mode()
     def compute(self, batch: Tensor) -> Tensor:

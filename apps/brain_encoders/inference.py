@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -41,12 +41,13 @@ _NAMES = {
 
 
 class Brain:
-    """Whose responses a bundle predicts: where the units are, in which regions, and how well they were predicted in validation.
+    """Whose responses a bundle predicts: where the units are, in which regions, how well they were predicted in validation, and from what.
 
     Args:
         space: where the units are.
         regions: region -> bool [V].
         correlation: [V], of validation images; NaN where unknown.
+        fitted: the pictures that were fitted or validated on, by ``study.content_key``; none where unknown.
     """
 
     def __init__(
@@ -54,8 +55,9 @@ class Brain:
         space: SurfaceSpace | VolumeSpace | TableSpace,
         regions: Mapping[str, NDArray[np.bool_]],
         correlation: NDArray[np.floating] | None = None,
+        fitted: Collection[str] = (),
     ) -> None:
-        self.space, self.regions = space, dict(regions)
+        self.space, self.regions, self.fitted = space, dict(regions), frozenset(fitted)
         units = sum(space.hemispheres)
         self.correlation = np.full(units, np.nan, np.float32) if correlation is None else np.asarray(correlation, dtype=np.float32)
 
@@ -63,7 +65,8 @@ class Brain:
         """As tensors of the bundle."""
         arrays = {f"space.{name}": np.array(array) for name, array in self.space.arrays().items()}
         arrays |= {f"regions.{name}": mask.astype(np.uint8) for name, mask in self.regions.items()}
-        return {name: torch.from_numpy(array) for name, array in {**arrays, "correlation": self.correlation}.items()}
+        keys = np.frombuffer(bytes.fromhex("".join(sorted(self.fitted))), dtype=np.uint8).reshape(-1, 8).copy()
+        return {name: torch.from_numpy(array) for name, array in {**arrays, "correlation": self.correlation, "fitted": keys}.items()}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], *, source: Path | str) -> Brain:
@@ -73,7 +76,8 @@ class Brain:
             {name.removeprefix("space."): array for name, array in arrays.items() if name.startswith("space.")}, source=source
         )
         regions = {name.removeprefix("regions."): array > 0 for name, array in arrays.items() if name.startswith("regions.")}
-        return cls(space, regions, arrays.get("correlation"))
+        fitted = [row.tobytes().hex() for row in arrays.get("fitted", np.empty((0, 8), np.uint8))]
+        return cls(space, regions, arrays.get("correlation"), fitted)
 
 
 class BrainEncoderPredictor:

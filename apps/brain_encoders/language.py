@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from apps.brain_encoders.backbones import first_tensor
+from apps.brain_encoders.hub import from_hub
 from shared.errors import UserError
 
 __all__ = ["caption_vectors", "hidden_states", "joint_vectors", "word_vectors"]
@@ -87,12 +88,8 @@ def joint_vectors(pictures: Sequence[NDArray[np.uint8]], captions: Sequence[str]
     from transformers import AutoModel, AutoProcessor
 
     _check_captions(captions)
-    try:
-        processor, model = AutoProcessor.from_pretrained(name), AutoModel.from_pretrained(name).eval()
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{name}: cannot be had as a joint model ({' '.join(str(error).split())[:200]}). Name a folder with its files."
-        ) from error
+    processor, model = from_hub(name, AutoProcessor, AutoModel, what="joint model")
+    model.eval()
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
         raise UserError(f"{name}: reads no pictures with captions. Take a joint model, such as openai/clip-vit-base-patch32.")
     found = []
@@ -119,12 +116,8 @@ def _check_captions(captions: Sequence[str]) -> None:
 def _text_model(name: str) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
 
-    try:
-        tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name).eval()
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{name}: cannot be had as a text model ({' '.join(str(error).split())[:200]}). Name a folder with its files."
-        ) from error
+    tokenizer, model = from_hub(name, AutoTokenizer, AutoModel, what="text model")
+    model.eval()
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # GPT's have none; padding is masked anyway
     return tokenizer, getattr(model, "text_model", model)

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from apps.brain_encoders.hub import from_hub
 from apps.brain_encoders.language import hidden_states
 from apps.brain_encoders.preprocessing import to_input
 from shared.bundle import load_weights, read_checkpoint
@@ -93,14 +94,9 @@ def video_vectors(clips: Sequence[Clip], *, name: str, layer: str = "", pretrain
     """
     from transformers import AutoConfig, AutoModel
 
-    try:
-        configuration = AutoConfig.from_pretrained(name)
-        model: Any = AutoModel.from_pretrained(name) if pretrained else AutoModel.from_config(configuration)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{name}: cannot be had as a video model ({' '.join(str(error).split())[:200]}). Name a folder with its files."
-        ) from error
-    model = model.eval()
+    (configuration,) = from_hub(name, AutoConfig, what="video model")
+    (model,) = from_hub(name, AutoModel, what="video model") if pretrained else (AutoModel.from_config(configuration),)
+    model.eval()
     found = []
     for clip in clips:
         picked = np.linspace(0, len(clip) - 1, configuration.num_frames).round().astype(int)

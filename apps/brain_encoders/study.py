@@ -19,7 +19,7 @@ from shared.files import atomic_path, write_text
 from shared.imaging import write_png
 from shared.phantoms.brain import BrainPhantom
 
-__all__ = ["Study", "checked", "read_own", "write_phantom"]
+__all__ = ["Study", "checked", "content_key", "read_own", "write_phantom"]
 
 TABLE = "trials.csv"
 
@@ -169,7 +169,7 @@ def checked(study: Study, *, bad_units: str = "refuse", allow_repeats: bool = Fa
         raise UserError(f"{study.root}: the noise ceiling has {study.ceiling.size:,} entries; {units:,} are expected, one for each unit.")
     if not len(study.part(test=False)):
         raise UserError(f"{study.root}: there is no training image. trials.csv says which are, in the column split.")
-    contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in study.images]
+    contents = [content_key(path) for path in study.images]
     named = {content: path.name for content, path in zip(contents, study.images, strict=True)}
     train, test = ([contents[one] for one in study.part(test=side)] for side in (False, True))
     try:
@@ -177,6 +177,11 @@ def checked(study: Study, *, bad_units: str = "refuse", allow_repeats: bool = Fa
     except UserError as error:
         raise UserError(f"{study.root}: {error} (the option allow_repeats)") from error
     return _without_bad_units(study, bad_units)
+
+
+def content_key(path: Path) -> str:
+    """What a picture is known by, whatever its name: 16 hexadecimal digits of its file's SHA-256."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def write_phantom(folder: Path, phantom: BrainPhantom) -> None:

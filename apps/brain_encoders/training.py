@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from apps.brain_encoders.config import TrainConfig
-from apps.brain_encoders.data import Examples, Parts, divide, make_phantom, open_study
+from apps.brain_encoders.data import Examples, Parts, check_pictures, divide, make_phantom, open_study, unreadable
 from apps.brain_encoders.features import FeatureStore, backbone_of, fit_projection
 from apps.brain_encoders.inference import Brain, BrainEncoderPredictor
 from apps.brain_encoders.losses import hemisphere_loss
 from apps.brain_encoders.model import BrainEncoder, LinearReadout, RidgeReadout, pooled
 from apps.brain_encoders.report import write_training_report
 from apps.brain_encoders.settings import Settings, build_readout, query_membership
-from apps.brain_encoders.study import Study
+from apps.brain_encoders.study import Study, content_key
 from shared.bundle import provenance
 from shared.encoding.ridge import fit_ridge
 from shared.encoding.splits import grouped_splits
@@ -107,6 +107,11 @@ def train(config: TrainConfig) -> None:
 
     backbone = backbone_of(config.backbone)
     store = FeatureStore(backbone, config.backbone, folder=config.data.cache)
+    check_pictures(store.missing([*parts.train, *parts.validation]))
+    test = [study.images[index] for index in study.part(test=True)]
+    bad = unreadable(test)
+    if bad:
+        print(f"{len(bad)} of {len(test)} test pictures cannot be read, and evaluate will leave them out: {next(iter(bad.values()))}")
     store.extract([*parts.train, *parts.validation], batch_size=config.fit.batch_size)
     if config.model.name == "ridge":
         settings, readout, history, facts = _fit_ridge(config, study, parts, store)
@@ -128,7 +133,8 @@ def train(config: TrainConfig) -> None:
         "data_sha256": study.fingerprint(),
         "images": [len(parts.train), len(parts.validation)],
     }
-    brain = Brain(study.space, study.regions, correlation.astype(np.float32))
+    fitted = [content_key(path) for path in (*parts.train, *parts.validation)]
+    brain = Brain(study.space, study.regions, correlation.astype(np.float32), fitted)
     predictor = BrainEncoderPredictor(network, settings, brain, facts=provenance(**facts, metrics=metrics))
     predictor.save_bundle(folder / "model")
     report = write_training_report(folder, predictor, study, parts, metrics)

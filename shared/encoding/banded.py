@@ -1,21 +1,19 @@
 """Banded ridge: a penalty for each feature space and voxel, so that spaces of different worth do not pay for each other.
 
-The search and its solvers are himalaya's (Dupré la Tour et al., "Feature-space selection with banded ridge regression", NeuroImage 2022).
+The search is himalaya's (Dupré la Tour et al., "Feature-space selection with banded ridge regression", NeuroImage 2022), with its results.
 """
 
 from __future__ import annotations
 
-import threading
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from shared.encoding.checks import check_features, check_pairs, check_responses
-from shared.encoding.ridge import DEFAULT_ALPHAS
+from shared.encoding.ridge import DEFAULT_ALPHAS, fit_ridge
 from shared.encoding.splits import Split, contiguous_splits
 from shared.errors import UserError
 
@@ -24,8 +22,8 @@ __all__ = ["BandedFit", "dirichlet_samples", "fit_banded_ridge"]
 _SMALLEST_SHARE = 1e-10
 """In place of a share of 0, by whose root features would be divided."""
 
-_LOCK = threading.Lock()
-"""himalaya's choice of backend is one for the whole process."""
+_BETTER = float(np.finfo(np.float32).eps)
+"""A voxel moves to other shares only for a score that is higher by more than rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +61,11 @@ def fit_banded_ridge(
     shares: int | ArrayLike = 100,
     seed: int = 0,
     intercept: bool = True,
-    targets_at_once: int = 1000,
+    device: str | torch.device = "cpu",
 ) -> BandedFit:
     """Searches at random for each voxel's penalties of each feature space.
 
-    Solved by the features or by their kernels, whichever is smaller.
+    Shares of a penalty are roots of the features' scales, so that each of them is plain ridge, in which nothing is computed twice.
 
     Args:
         features: space -> [n, p_i]; bring the spaces to comparable scales (z-scored) first.
@@ -76,11 +74,10 @@ def fit_banded_ridge(
         shares: how many points of the simplex to try (see ``dirichlet_samples``; the first is replaced by equal shares), or the points
             themselves, [samples, k].
         seed: of the search.
-        intercept: as for ``RidgeSolver``.
-        targets_at_once: voxels in memory together.
+        intercept, device: as for ``RidgeSolver``.
 
     Raises:
-        UserError: if features or responses cannot be used, or himalaya is not installed.
+        UserError: if features or responses cannot be used.
     """
     names, given, targets = list(features), [np.asarray(space) for space in features.values()], np.asarray(responses)
     for name, space in zip(names, given, strict=True):
@@ -92,18 +89,22 @@ def fit_banded_ridge(
     dtype = np.float64 if targets.dtype == np.float64 else np.float32
     spaces = [space.astype(dtype, copy=False) for space in given]
     means = [space.mean(axis=0) if intercept else np.zeros(space.shape[1], dtype) for space in spaces]
-    solve = _solve_by_kernels if sum(space.shape[1] for space in spaces) > len(targets) else _solve_by_features
-    deltas, weights, search, constant = solve(
-        spaces,
-        targets.astype(dtype, copy=False),
-        alphas=np.asarray(alphas, dtype=dtype),
-        cv=_Folds(folds),
-        points=points.astype(dtype),
-        intercept=intercept,
-        targets_at_once=targets_at_once,
-    )
+    wide = np.concatenate(spaces, axis=1)
+    widths = [space.shape[1] for space in spaces]
+    weights, constant = np.zeros((wide.shape[1], targets.shape[1]), dtype), np.zeros(targets.shape[1], dtype)
+    deltas, search = np.zeros((len(spaces), targets.shape[1])), np.empty((len(points), targets.shape[1]))
+    best = np.full(targets.shape[1], -np.inf)
+    for number, point in enumerate(points):
+        scale = np.repeat(np.sqrt(point), widths).astype(dtype)
+        fit = fit_ridge(wide * scale, targets.astype(dtype, copy=False), alphas=alphas, splits=folds, intercept=intercept, device=device)
+        search[number] = fit.scores
+        better = fit.scores > best + _BETTER
+        best[better] = fit.scores[better]
+        weights[:, better] = scale[:, None] * fit.coefficients[:, better]
+        constant[better] = fit.intercept[better]
+        deltas[:, better] = np.log(point)[:, None] - np.log(fit.alphas[better])
     return BandedFit(
-        coefficients=dict(zip(names, weights, strict=True)),
+        coefficients=dict(zip(names, np.split(weights, np.cumsum(widths)[:-1]), strict=True)),
         intercept=constant,
         means=dict(zip(names, means, strict=True)),
         deltas=deltas,
@@ -125,19 +126,6 @@ def dirichlet_samples(count: int, spaces: int, *, concentration: Sequence[float]
     return np.stack(drawn, axis=1).reshape(-1, spaces)[:count]
 
 
-class _Folds:
-    """Splits in the form that scikit-learn's users of splitters expect."""
-
-    def __init__(self, folds: Sequence[Split]) -> None:
-        self.folds = folds
-
-    def get_n_splits(self, *_: object) -> int:
-        return len(self.folds)
-
-    def split(self, *_: object) -> Sequence[Split]:
-        return self.folds
-
-
 def _points(shares: int | ArrayLike, spaces: int, seed: int) -> NDArray:
     if isinstance(shares, int):
         points = dirichlet_samples(shares, spaces, seed=seed)
@@ -147,65 +135,3 @@ def _points(shares: int | ArrayLike, spaces: int, seed: int) -> NDArray:
         if points.ndim != 2 or points.shape[1] != spaces or points.min() < 0 or not np.allclose(points.sum(axis=1), 1, atol=1e-5):
             raise UserError(f"shares must be points of a simplex, [samples, {spaces}], each row at least 0 and together 1.")
     return np.maximum(points, _SMALLEST_SHARE)
-
-
-def _solve_by_features(
-    spaces: list[NDArray], targets: NDArray, *, alphas: NDArray, cv: _Folds, points: NDArray, intercept: bool, targets_at_once: int
-) -> tuple[NDArray, list[NDArray], NDArray, NDArray]:
-    with _himalaya():
-        from himalaya.ridge import solve_group_ridge_random_search
-
-        found = solve_group_ridge_random_search(
-            [space.copy() for space in spaces],  # it scales them in place
-            targets,
-            n_iter=points,
-            alphas=alphas,
-            cv=cv,
-            fit_intercept=intercept,
-            return_weights=True,
-            n_targets_batch=targets_at_once,
-            progress_bar=False,
-            warn=False,
-        )
-    borders = np.cumsum([space.shape[1] for space in spaces])[:-1]
-    return found[0], np.split(found[1], borders), found[2], found[3] if intercept else np.zeros_like(targets[0])
-
-
-def _solve_by_kernels(
-    spaces: list[NDArray], targets: NDArray, *, alphas: NDArray, cv: _Folds, points: NDArray, intercept: bool, targets_at_once: int
-) -> tuple[NDArray, list[NDArray], NDArray, NDArray]:
-    centred = [space - space.mean(axis=0) if intercept else space for space in spaces]
-    with _himalaya():
-        from himalaya.kernel_ridge import solve_multiple_kernel_ridge_random_search
-
-        found = solve_multiple_kernel_ridge_random_search(
-            np.stack([space @ space.T for space in centred]),
-            targets,
-            n_iter=points,
-            alphas=alphas,
-            cv=cv,
-            fit_intercept=intercept,
-            return_weights="dual",
-            n_targets_batch=targets_at_once,
-            progress_bar=False,
-        )
-    dual, shares = found[1], np.exp(found[0])
-    weights = [space.T @ dual * share for space, share in zip(centred, shares, strict=True)]
-    if not intercept:
-        return found[0], weights, found[2], np.zeros_like(targets[0])
-    means = [space.mean(axis=0) for space in spaces]
-    constant = targets.mean(axis=0) - sum(mean @ weight for mean, weight in zip(means, weights, strict=True))
-    return found[0], weights, found[2], constant
-
-
-@contextmanager
-def _himalaya() -> Iterator[None]:
-    """himalaya with NumPy, to itself."""
-    try:
-        from himalaya.backend import set_backend
-    except ModuleNotFoundError as error:
-        raise UserError('Banded ridge needs himalaya: pip install "fovea[brain-encoders]"') from error
-    with _LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        set_backend("numpy")
-        yield

@@ -83,12 +83,13 @@ class Dual:
     def _scores(self, fold: _Fold, rotated: Tensor, responses: Tensor, score: Score) -> Tensor:
         held_out = responses.index_select(0, fold.validation)
 
-        def errors(part: slice) -> Tensor:
-            factors = fold.factors[part] if fold.multiplied else _scaled(self.spectra[fold.spectrum], fold.rows, self.alphas[part])
-            found = (factors.flatten(0, 1) @ rotated).view(-1, *held_out.shape)
-            return found if fold.multiplied else fold.factors[part] @ found
+        return score_penalties(lambda part: self._errors(fold, part, rotated), len(self.alphas), held_out, score)
 
-        return score_penalties(errors, len(self.alphas), held_out, score)
+    def _errors(self, fold: _Fold, part: slice, rotated: Tensor) -> Tensor:
+        """[a, m, v]: true less predicted, of a fold's validation samples at some of the penalties, from rotated targets [r, v]."""
+        factors = fold.factors[part] if fold.multiplied else _scaled(self.spectra[fold.spectrum], fold.rows, self.alphas[part])
+        found = (factors.flatten(0, 1) @ rotated).view(len(factors), len(fold.validation), -1)
+        return found if fold.multiplied else fold.factors[part] @ found
 
     def fit(self, responses: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Dual coefficients [n, v], which sum to 0 with an intercept, and the means [v] of responses [n, v]."""
@@ -97,6 +98,19 @@ class Dual:
         rotated /= (whole.values[:, None] + self.alphas).to(rotated.dtype)[:, index]
         mean = responses.mean(dim=0) if self.intercept else torch.zeros_like(responses[0])
         return whole.vectors @ rotated, mean
+
+    def residuals(self, responses: Tensor, index: Tensor) -> Tensor:
+        """[n, v]: errors (true less predicted) of each fold's validation samples at these penalties; NaN for samples of no fold."""
+        found = torch.full_like(responses, torch.nan)
+        rotated = [self._rotate(spectrum, responses) for spectrum in self.spectra]
+        for fold in self.folds:
+            turned = rotated[fold.spectrum]
+            errors = responses.new_empty((len(fold.validation), responses.shape[1]))
+            for used in index.unique().tolist():
+                targets = index == used
+                errors[:, targets] = self._errors(fold, slice(used, used + 1), turned[:, targets])[0]
+            found[fold.validation] = errors
+        return found
 
     def _rotate(self, spectrum: _Spectrum, responses: Tensor) -> Tensor:
         chosen = responses if len(spectrum.samples) == len(responses) else responses.index_select(0, spectrum.samples)

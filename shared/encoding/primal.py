@@ -65,11 +65,7 @@ class Primal:
         return torch.stack([self._scores(*fold, responses, score) for fold in self.folds])
 
     def _scores(self, rotation: _Rotation, validation: Tensor, turned: Tensor, responses: Tensor, score: Score) -> Tensor:
-        fitted, held_out = responses.index_select(0, rotation.samples), responses.index_select(0, validation)
-        if self.intercept:
-            mean = fitted.mean(dim=0)
-            fitted -= mean
-            held_out -= mean
+        fitted, held_out = self._sides(rotation, validation, responses)
         rotated, filters = rotation.left @ fitted, -rotation.filters(self.alphas)
 
         def errors(part: slice) -> Tensor:
@@ -85,6 +81,24 @@ class Primal:
         rotated *= self.whole.filters(self.alphas).T[:, index]
         coefficients = self.whole.right @ rotated
         return coefficients, mean - self.whole.mean @ coefficients
+
+    def residuals(self, responses: Tensor, index: Tensor) -> Tensor:
+        """[n, v]: errors (true less predicted) of each fold's validation samples at these penalties; NaN for samples of no fold."""
+        found = torch.full_like(responses, torch.nan)
+        for rotation, validation, turned in self.folds:
+            fitted, held_out = self._sides(rotation, validation, responses)
+            rotated = (rotation.left @ fitted) * rotation.filters(self.alphas).T[:, index]
+            found[validation] = torch.addmm(held_out, turned, rotated, alpha=-1)
+        return found
+
+    def _sides(self, rotation: _Rotation, validation: Tensor, responses: Tensor) -> tuple[Tensor, Tensor]:
+        """Responses of fitted and of held-out samples, about the mean of those that are fitted."""
+        fitted, held_out = responses.index_select(0, rotation.samples), responses.index_select(0, validation)
+        if self.intercept:
+            mean = fitted.mean(dim=0)
+            fitted -= mean
+            held_out -= mean
+        return fitted, held_out
 
 
 def _rotate(features: Tensor, samples: Tensor, intercept: bool) -> _Rotation:

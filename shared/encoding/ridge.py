@@ -124,6 +124,21 @@ class RidgeSolver:
         coefficients, intercept, alphas, scores = _fit(self.engine, found, self.rule, rows=self.width, finish=finish)
         return RidgeFit(coefficients=coefficients, intercept=intercept, alphas=alphas, scores=scores)
 
+    def residuals(self, responses: ArrayLike | Tensor, alphas: NDArray) -> NDArray:
+        """[n, v]: the errors (true less predicted) on each sample of the fit without its fold, at the penalties that ``fit`` chose.
+
+        Args:
+            responses: [n, v], as given to ``fit``.
+            alphas: [v], of its answer. A sample that no fold leaves out has no error (NaN).
+        """
+        found = _as_tensor(responses)
+        index = torch.as_tensor(np.abs(self.rule.alphas.numpy(force=True)[:, None] - alphas).argmin(axis=0), device=self.rule.alphas.device)
+        errors = np.empty(found.shape, dtype=_numpy_dtype(self.rule.dtype))
+        for block in _blocks(found.shape[1]):
+            part = _tensor(found[:, block], self.rule.dtype, self.rule.alphas.device)
+            errors[:, block] = self.engine.residuals(part, index[block]).numpy(force=True)
+        return errors
+
     def _from_dual(self, dual: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         coefficients = self.features.T @ dual
         return coefficients, mean - self.features.mean(dim=0) @ coefficients if self.intercept else mean

@@ -134,14 +134,14 @@ def region_summary(scores: ArrayLike, regions: Mapping[str, ArrayLike]) -> list[
     return rows
 
 
-def generalisation(truth: Mapping[str, ArrayLike], prediction: Mapping[str, ArrayLike]) -> NDArray:
-    """How well each subject's encoder predicts each subject: [fitted on, tested on], the mean correlation over voxels.
+def generalisation(truth: Mapping[str, ArrayLike], prediction: Mapping[str, Mapping[str, ArrayLike]]) -> NDArray:
+    """How well each subject's encoder predicts each subject: [fitted on, tested on, v], the correlation of each voxel.
 
     Args:
-        truth: subject -> responses [n, v] to the same stimuli on the same voxels (a template, or regions).
-        prediction: subject -> predictions [n, v] of that subject's encoder.
+        truth: subject -> responses [n, v] on voxels that all subjects have (those of a template); each subject has stimuli of its own.
+        prediction: fitted on -> tested on -> predictions [n, v] of the one's encoder for the other's stimuli.
     """
-    return np.array([[pearson(truth[tested], guess).mean() for tested in truth] for guess in prediction.values()])
+    return np.array([[pearson(truth[tested], answers[tested]) for tested in truth] for answers in prediction.values()])
 
 
 def _float(array: ArrayLike) -> NDArray:

@@ -10,6 +10,7 @@ from typing import Literal
 
 import matplotlib
 import numpy as np
+from matplotlib.colors import Colormap
 from numpy.typing import NDArray
 
 __all__ = ["VIEWS", "cortex_picture", "volume_picture"]
@@ -30,7 +31,7 @@ def cortex_picture(
     views: tuple[View, ...] = ("lateral", "posterior", "ventral"),
     height: int = 160,
     limit: float | None = None,
-    colormap: str = "RdBu_r",
+    colormap: str | Colormap = "RdBu_r",
     symmetric: bool = True,
 ) -> Pixels:
     """Both hemispheres from several sides, the left one's row above the right one's.
@@ -84,13 +85,13 @@ def volume_picture(volume: NDArray[np.floating], *, height: int = 160, limit: fl
     return (255 * np.concatenate(panels, axis=1)).round().astype(np.uint8)
 
 
-def _painted(values: NDArray, side: str, view: View, height: int, limit: float, colormap: str, symmetric: bool) -> Pixels:
+def _painted(values: NDArray, side: str, view: View, height: int, limit: float, colormap: str | Colormap, symmetric: bool) -> Pixels:
     vertex, shade = _raster(side, view, height)
     shown = vertex >= 0
     bare = np.repeat(_bare(side)[vertex][..., None], 3, axis=2)
     value = values[vertex]
     scaled = value / (2 * limit) + 0.5 if symmetric else value / limit
-    coloured = matplotlib.colormaps[colormap](np.clip(np.nan_to_num(scaled), 0, 1))[..., :3]
+    coloured = matplotlib.colormaps.get_cmap(colormap)(np.clip(np.nan_to_num(scaled), 0, 1))[..., :3]
     picture = np.where(np.isfinite(value)[..., None], coloured, bare) * (0.55 + 0.45 * shade[..., None])
     return (255 * np.where(shown[..., None], picture, 1)).round().astype(np.uint8)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 
 from apps.brain_encoders import BrainEncoderPredictor
 from apps.brain_encoders.ensemble import combine, layer_weights
-from apps.brain_encoders.study import Study
+from apps.brain_encoders.study import Study, content_key
 from shared.imaging import read_image
 from tests.commands import Answer, one_line_error
 
@@ -84,6 +85,24 @@ def test_exports_answer_as_the_bundle(kind: str, bundle: Path, predictor: BrainE
     else:
         found = torch.export.load(name).module()(image).detach().numpy()
     assert found == pytest.approx(predictor.responses(image), abs=1e-4)
+
+
+def test_pictures_that_cannot_be_read_are_named_before_anything_is_fitted(
+    folder: Path, tmp_path: Path, encoders: Callable[..., Answer]
+) -> None:
+    study = Path(shutil.copytree(folder, tmp_path / "study"))
+    words = ("--model.name", "ridge", "--data.cache", "features", "--data.validation", 0.2)
+    (study / "images/00046.png").write_text("words")
+    answer = encoders("train", "--data.root", study, *GABOR, *words, "--output", "run")
+    assert answer.code == 0, answer.err
+    assert "1 of 8 test pictures cannot be read, and evaluate will leave them out" in answer.out
+    fitted = BrainEncoderPredictor.load("run/model").brain.fitted
+    assert fitted == {content_key(study / f"images/{number:05d}.png") for number in range(40)}
+    for number in (3, 4):
+        (study / f"images/{number:05d}.png").write_bytes((folder / "images/00000.png").read_bytes()[:300])
+    answer = encoders("train", "--data.root", study, *GABOR, *words, "--output", "other")
+    one_line_error(answer, "0000", "2 pictures are like that", "leave their presentations out")
+    one_line_error(encoders("compare", "--data.root", study, "--spaces", "[light]"), "3 pictures are like that")
 
 
 def test_what_cannot_be_had_is_said_in_one_line(bundle: Path, folder: Path, tmp_path: Path, encoders: Callable[..., Answer]) -> None:

@@ -105,6 +105,24 @@ def test_a_projection_is_fitted_on_training_images_and_applied_to_any(kind: str)
     assert np.array_equal(projection(other), again(other))
 
 
+def test_a_random_projection_is_sparse_and_keeps_distances_up_to_one_scale() -> None:
+    """Li, Hastie and Church (KDD 2006): one entry in sqrt(p) is not 0, and those are +v or -v; squared distances then spread by
+    sqrt(2 / components) (here 0.1) around their mean, and features of unequal scale are standardised by the training images first."""
+    rng = np.random.default_rng(0)
+    train, other = rng.standard_normal((60, 900)) * np.logspace(-1, 1, 900) + 3, rng.standard_normal((20, 900))
+    projection = fit_projection(train, kind="random", components=200)
+    assert projection.centre == pytest.approx(train.mean(axis=0), rel=1e-4)
+    assert projection.scale == pytest.approx(train.std(axis=0), rel=1e-4)
+    sizes = abs(projection.components)
+    assert np.mean(sizes > 0) == pytest.approx(1 / 30, rel=0.1)
+    for row in sizes[:5]:
+        assert row[row > 0] == pytest.approx(np.full((row > 0).sum(), row.max()))
+    new = other * projection.scale + projection.centre
+    before, after = ((each[:10] - each[10:]).astype(np.float64) for each in (other, projection(new)))
+    ratio = (after**2).sum(axis=1) / (before**2).sum(axis=1)
+    assert ratio.std() / ratio.mean() < 0.25
+
+
 def test_gabor_energies_follow_orientation_and_ignore_uniform_light() -> None:
     stripes = torch.from_numpy(np.sin(np.arange(64) * 2 * np.pi / 8)).float().expand(1, 3, 64, 64)
     pyramid = GaborPyramid()

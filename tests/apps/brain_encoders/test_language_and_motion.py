@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from scipy import ndimage
 
 from apps.brain_encoders.language import caption_vectors, joint_vectors, word_vectors
 from apps.brain_encoders.motion import end_point_error, motion_features, optical_flow, video_vectors
+from apps.brain_encoders.study import Study
 from shared.errors import UserError
 from tests.commands import Answer, one_line_error
 
@@ -59,13 +63,17 @@ def test_empty_captions_and_unknown_models_are_refused(bert: Path, tmp_path: Pat
 
 
 def joint_model(folder: Path, kind: str) -> Path:
-    """A picture-caption model of one layer: ViLT, one stream of both, or CLIP, with two sides."""
+    """A picture-caption model of one layer: ViLT, one stream of both; FLAVA, two streams and one of both; or CLIP, with two sides."""
     from transformers import (
         BertTokenizerFast,
         CLIPConfig,
         CLIPImageProcessor,
         CLIPModel,
         CLIPProcessor,
+        FlavaConfig,
+        FlavaImageProcessor,
+        FlavaModel,
+        FlavaProcessor,
         ViltConfig,
         ViltImageProcessor,
         ViltModel,
@@ -79,6 +87,12 @@ def joint_model(folder: Path, kind: str) -> Path:
     if kind == "vilt":
         ViltModel(ViltConfig(vocab_size=len(WORDS), image_size=64, patch_size=16, **small)).save_pretrained(folder)
         ViltProcessor(ViltImageProcessor(size={"shortest_edge": 64}), tokenizer).save_pretrained(folder)
+    elif kind == "flava":
+        image, text = {"image_size": 32, "patch_size": 16, **small}, {"vocab_size": len(WORDS), **small}
+        FlavaModel(
+            FlavaConfig(image_config=image, text_config=text, multimodal_config=small, hidden_size=16, projection_dim=16)
+        ).save_pretrained(folder)
+        FlavaProcessor(FlavaImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False), tokenizer).save_pretrained(folder)
     else:
         text = {"vocab_size": len(WORDS), "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, **small}
         vision = {"image_size": 32, "patch_size": 16, **small}
@@ -88,7 +102,7 @@ def joint_model(folder: Path, kind: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["vilt", "clip"])
+@pytest.mark.parametrize("kind", ["vilt", "clip", "flava"])
 def test_a_picture_and_its_caption_have_one_vector(kind: str, tmp_path: Path, bert: Path) -> None:
     name = str(joint_model(tmp_path, kind))
     pictures = [np.random.default_rng(side).integers(0, 255, (40, side, 3), dtype=np.uint8) for side in (40, 60, 80)]
@@ -104,16 +118,48 @@ def test_a_picture_and_its_caption_have_one_vector(kind: str, tmp_path: Path, be
         joint_vectors(pictures, captions, name=str(bert))
 
 
-def test_spaces_are_compared_with_and_without_the_leak(folder: Path, bert: Path, encoders: Callable[..., Answer]) -> None:
+def test_spaces_are_compared_with_and_without_the_leak(folder: Path, study: Study, bert: Path, encoders: Callable[..., Answer]) -> None:
     """Captions say what the category units respond to, so that text explains more of them than the light does."""
-    words = ("--spaces", "[text,light]", "--text_model", bert, "--data.cache", "null", "--output", "spaces")
-    answer = encoders("compare", "--data.root", folder, *words)
+    words = ("--spaces", "[text,light]", "--joined", "[concatenated,banded]", "--search", 3)
+    answer = encoders("compare", "--data.root", folder, *words, "--text_model", bert, "--data.cache", "null", "--output", "spaces")
     assert answer.code == 0, answer.err
     assert "show a picture that was also fitted" in answer.out
     assert "held-out R2 of light and text alone" in answer.out
     rows = {row.split(",")[0]: row.split(",")[1:] for row in Path("spaces/spaces.csv").read_text().splitlines()[1:]}
     assert float(rows["text"][5]) > float(rows["light"][5])
+    assert list(rows) == ["text", "light", "concatenated", "banded"]
+    with open("spaces/units.csv", newline="") as file:
+        units = list(csv.DictReader(file))
+    assert len(units) == study.units
+    faces = [unit["preferred"] for unit, inside in zip(units, study.regions["FFA"], strict=True) if inside]
+    assert faces.count("text") > len(faces) / 2 > 10 * faces.count("light")
+    silent = [unit["preferred"] for unit, inside in zip(units, study.regions["control"], strict=True) if inside]
+    assert silent.count("") > 0.9 * len(silent), "units that nothing predicts prefer nothing"
+    found = json.loads(Path("spaces/metrics.json").read_text())
+    assert found["product_measure"]["text"] > found["product_measure"]["light"]
+    with open("spaces/regions.csv", newline="") as file:
+        regions = {(row["model"], row["score"], row["region"]): row for row in csv.DictReader(file)}
+    shares = [float(unit["text_product_measure"]) for unit, inside in zip(units, study.regions["FFA"], strict=True) if inside]
+    assert float(regions["text", "product_measure", "FFA"]["mean"]) == pytest.approx(np.mean(shares), abs=1e-5)
+    assert "preferred space" in Path("spaces/map.html").read_text()
     one_line_error(encoders("compare", "--data.root", folder, "--spaces", "[]"), "spaces: name at least one")
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(
+    folder: Path, encoders: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An address where nobody answers; the library would else tell of each of its tries."""
+    nowhere = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", nowhere)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    logger = logging.getLogger("huggingface_hub")
+    logger.addHandler(caplog.handler)
+    try:
+        answer = encoders("compare", "--data.root", folder, "--spaces", "[text]", "--text_model", "nobody/has-this")
+    finally:
+        logger.removeHandler(caplog.handler)
+    one_line_error(answer, "nobody/has-this: cannot be had as a text model", "Name a folder")
+    assert not caplog.records
 
 
 def moving_texture(dx: float, dy: float) -> np.ndarray:

@@ -65,6 +65,19 @@ def test_penalties_scores_and_coefficients_are_those_of_refitting_everything(n: 
         assert not fit.intercept.any()
 
 
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize(("n", "p"), [(60, 12), (40, 90)])
+def test_residuals_are_those_of_fits_without_the_fold(n: int, p: int, intercept: bool) -> None:
+    features, responses = problem(n, p, mean=3.0 * intercept)
+    solver = RidgeSolver(features, alphas=ALPHAS, splits=PURGED, intercept=intercept, dtype=torch.float64)
+    alphas = solver.fit(responses).alphas
+    expected = np.full_like(responses, np.nan)
+    for train, validation in PURGED:
+        model = Ridge(alpha=alphas, fit_intercept=intercept).fit(features[train], responses[train])
+        expected[validation] = responses[validation] - model.predict(features[validation])
+    np.testing.assert_allclose(solver.residuals(responses, alphas), expected, rtol=0, atol=1e-7)
+
+
 @pytest.mark.parametrize(("n", "p"), [(300, 60), (120, 200)])
 def test_in_single_precision_coefficients_agree_to_a_millionth(n: int, p: int) -> None:
     features, responses = problem(n, p, mean=0.5, decades=0, dtype=np.float32)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.optimize import minimize
+from sklearn.model_selection import KFold
 
 from shared.encoding.banded import dirichlet_samples, fit_banded_ridge
 from shared.encoding.ridge import fit_ridge
 from shared.encoding.stacking import stacking_weights
 from shared.errors import UserError
 from shared.metrics.encoding import r2
-
-pytest.importorskip("himalaya", reason="himalaya is not installed")
 
 ALPHAS = np.logspace(-1, 4, 6)
 
@@ -46,6 +45,31 @@ def test_equal_shares_are_plain_ridge_at_the_number_of_spaces_times_the_penalty(
     np.testing.assert_allclose(np.concatenate(list(banded.coefficients.values())), plain.coefficients, rtol=0, atol=1e-8)
     np.testing.assert_allclose(banded.intercept, plain.intercept, rtol=0, atol=1e-6)
     np.testing.assert_allclose(banded.deltas, np.log(0.5 / (plain.alphas / 2)) * np.ones((2, 1)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [(8, 12), (50, 60)], ids=["few features", "more features than samples"])
+def test_himalaya_finds_the_same(sizes: tuple[int, int]) -> None:
+    """In float64, to the rounding of its square roots and logarithms."""
+    himalaya = pytest.importorskip("himalaya.ridge", reason="himalaya is not installed")
+    features = spaces(90, sizes)
+    responses = features["a"] @ np.ones((sizes[0], 3)) + np.random.default_rng(1).normal(size=(90, 3)) * [1, 5, 20]
+    points = dirichlet_samples(6, 2)
+    ours = fit_banded_ridge(features, responses, alphas=ALPHAS, shares=points)
+    deltas, weights, scores, intercept = himalaya.solve_group_ridge_random_search(
+        [space.copy() for space in features.values()],
+        responses,
+        n_iter=points,
+        alphas=ALPHAS,
+        cv=KFold(5),
+        fit_intercept=True,
+        return_weights=True,
+        progress_bar=False,
+        warn=False,
+    )
+    np.testing.assert_allclose(ours.deltas, deltas, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate(list(ours.coefficients.values())), weights, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(ours.intercept, intercept, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(ours.search, scores, rtol=1e-6)
 
 
 def test_a_share_of_nothing_is_allowed() -> None:

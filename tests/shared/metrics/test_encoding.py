@@ -15,7 +15,14 @@ from shared.metrics.encoding import (
     region_summary,
     two_v_two,
 )
-from shared.metrics.noise_ceiling import noise_ceiling, nsd_signal_to_noise, signal_to_noise, spearman_brown, split_half
+from shared.metrics.noise_ceiling import (
+    explainable_variance,
+    noise_ceiling,
+    nsd_signal_to_noise,
+    signal_to_noise,
+    spearman_brown,
+    split_half,
+)
 from shared.metrics.permutation import block_permutations, false_discovery_rate, permutation_test
 from shared.metrics.rdm import category_rdm, compare_rdms, rdm, rdm_ceiling, rdm_test
 from shared.metrics.variance import correlation_split, model_variances, ordinary_r2, product_measure, relative_weights, variance_partition
@@ -62,6 +69,15 @@ def test_ceilings_are_the_share_of_signal_that_was_put_in() -> None:
     assert noise_ceiling([np.inf, 0.0], 1).tolist() == [1, 0]
     with pytest.raises(ValueError, match="at least two repeats"):
         signal_to_noise(data[:1])
+
+
+def test_explainable_variance_is_what_repeats_have_in_common() -> None:
+    """Of z-scored repeats, the variance of their mean is 1/R + (R - 1)/R times their mean correlation, to which the correction leads."""
+    random = generator()
+    repeats = random.normal(size=(60, 4)) + random.normal(size=(3, 60, 4)) * [0.1, 0.5, 1, 5]
+    pairs = np.mean([pearson(repeats[i], repeats[j]) for i, j in ((0, 1), (0, 2), (1, 2))], axis=0)
+    np.testing.assert_allclose(explainable_variance(repeats, corrected=False), 1 / 3 + 2 / 3 * pairs)
+    np.testing.assert_allclose(explainable_variance(repeats), pairs)
 
 
 def test_permutations_find_what_is_predicted_and_hold_their_rate_on_noise() -> None:
@@ -117,10 +133,14 @@ def test_regions_are_summed_up_without_voxels_that_have_no_score() -> None:
 
 def test_generalisation_is_best_on_the_diagonal() -> None:
     random = generator()
-    truth = {name: random.normal(size=(40, 6)) for name in ("s1", "s2")}
-    table = generalisation(truth, {name: values + 0.5 * random.normal(size=values.shape) for name, values in truth.items()})
-    assert table.shape == (2, 2)
-    assert table[0, 0] > table[0, 1]
+    truth = {name: random.normal(size=(stimuli, 6)) for name, stimuli in (("s1", 40), ("s2", 30))}
+    own = {name: values + 0.5 * random.normal(size=values.shape) for name, values in truth.items()}
+    strange = {name: random.normal(size=values.shape) for name, values in truth.items()}
+    table = generalisation(truth, {"s1": {"s1": own["s1"], "s2": strange["s2"]}, "s2": {"s1": strange["s1"], "s2": own["s2"]}})
+    assert table.shape == (2, 2, 6)
+    assert table[0, 0].min() > table[0, 1].max()
+    assert table[1, 1].min() > table[1, 0].max()
+    np.testing.assert_allclose(table[1, 0], pearson(truth["s1"], strange["s1"]))
 
 
 @pytest.mark.parametrize("similarity", ["spearman", "pearson", "kendall_tau_a"])
