@@ -303,7 +303,7 @@ class CompareConfig:
     joint_model: str = "openai/clip-vit-base-patch32"
     """A transformers model of pictures with captions, or a folder with its files."""
     permutations: NonNegativeInt = 1000
-    """Of the pictures, for what is predicted above chance; 0 takes units with R2 above 0 instead."""
+    """Of the pictures, for what is predicted above chance: of few, none can be rare enough. 0 takes units with R2 above 0 instead."""
     output: Path = Path("results/spaces")
     """Folder for spaces.csv, units.csv, regions.csv, metrics.json, maps and report.html."""
     seed: NonNegativeInt = 0

@@ -49,7 +49,8 @@ def write_evaluation_report(folder: Path, scores: StudyScores, predictor: BrainE
     """Tables, maps, what each region prefers and where it looks; and for surfaces a page to turn the brain around in."""
     report = Report(f"Evaluation on {scores.study.name}", subtitle=f"{len(scores.images)} test images, {scores.study.units:,} units")
     best = scores.models[-1]
-    report.facts({"mean correlation": float(best.correlation.mean()), "2V2": best.two_v_two, **scores.truth})
+    truth = {name.replace("_", " "): value for name, value in scores.truth.items()}
+    report.facts({"mean correlation": float(best.correlation.mean()), "2V2": best.two_v_two, **truth})
     report.section("Scores")
     report.table(list(COLUMNS), [list(row) for row in _rows(scores)], caption=_EXPLANATION)
     masks = [np.ones(scores.study.units, dtype=bool), *scores.study.regions.values()]
