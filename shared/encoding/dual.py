@@ -82,7 +82,6 @@ class Dual:
 
     def _scores(self, fold: _Fold, rotated: Tensor, responses: Tensor, score: Score) -> Tensor:
         held_out = responses.index_select(0, fold.validation)
-
         return score_penalties(lambda part: self._errors(fold, part, rotated), len(self.alphas), held_out, score)
 
     def _errors(self, fold: _Fold, part: slice, rotated: Tensor) -> Tensor:

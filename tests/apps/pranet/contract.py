@@ -152,8 +152,8 @@ CONTRACT = Contract(
     unseen=lambda folder: phantoms(folder, seed=999, count=24),
     train=lambda data, run: [
         *("train", "--data.root", data, "--output", run),
-        *("--model.backbone", "test_resnet", "--data.size", 96, "--data.scales", "[1.0]", "--data.validation", 0.2),
-        *("--fit.epochs", 16, "--fit.batch_size", 8, "--fit.optimizer.name", "adamw", "--fit.optimizer.lr", 2e-3),
+        *("--model.backbone", "test_resnet", "--model.channels", 8, "--data.size", 96, "--data.scales", "[1.0]", "--data.validation", 0.2),
+        *("--fit.epochs", 9, "--fit.batch_size", 8, "--fit.optimizer.name", "adamw", "--fit.optimizer.lr", 4e-3),
         *("--fit.schedule.name", "cosine", "--fit.schedule.warmup", 5),
     ],
     few_epochs=["--fit.epochs", 4, "--data.size", 64],
