@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torchvision.ops import stochastic_depth
 
 from shared.attention.mbconv import InvertedBottleneck
 from shared.layers import conv
@@ -53,7 +52,16 @@ class PreactivatedConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, C, X, Y, Z]. Returns the same shape."""
         x = self.conv(F.leaky_relu(self.norm(x), SLOPE, inplace=True))
-        return stochastic_depth(x, self.drop_path, "row", self.training)
+        return _dropped(x, self.drop_path) if self.training else x
+
+
+def _dropped(x: Tensor, share: float) -> Tensor:
+    """Of a batch this share of the samples, as zeros; the others scaled up for it."""
+    if not share:
+        return x
+    from torchvision.ops import stochastic_depth  # imports the compiler, seconds of it, for which prediction has no use
+
+    return stochastic_depth(x, share, "row", training=True)
 
 
 class Bottleneck(InvertedBottleneck):
@@ -86,7 +94,7 @@ class Bottleneck(InvertedBottleneck):
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, C, X, Y, Z]. Returns the same shape."""
         y = super().forward(x) if self.chunks == 1 else self._in_chunks(x)
-        return stochastic_depth(y, self.drop_path, "row", self.training)
+        return _dropped(y, self.drop_path) if self.training else y
 
     def _in_chunks(self, x: Tensor) -> Tensor:
         again = torch.is_grad_enabled() and not torch.compiler.is_exporting()

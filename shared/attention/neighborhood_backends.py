@@ -7,15 +7,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.utils._triton import has_triton
 
 from shared.attention.neighborhood_tiles import Axis, Neighborhood
 from shared.attention.regions import all_places, coordinates, slots
+
+if TYPE_CHECKING:  # takes a second to import, of every command of every app
+    from torch.nn.attention.flex_attention import BlockMask
 
 __all__ = ["flex", "flex_refuses", "natten", "natten_has_kernels", "natten_refuses"]
 
@@ -96,6 +98,8 @@ def flex(query: Tensor, key: Tensor, value: Tensor, near: Neighborhood, *, scale
 
     Tokens are ordered so that 128 neighbours follow one another: whole blocks of keys are then out of sight, and are skipped.
     """
+    from torch.nn.attention.flex_attention import flex_attention
+
     grid, total, device = near.grid, math.prod(near.grid), query.device
     tiles = [axis.positions(-(-axis.longest // side), side, device) for axis, side in zip(near.axes, BLOCK[len(grid)], strict=True)]
     at = all_places(tiles, grid).flatten()
@@ -147,6 +151,8 @@ def _along(axis: Axis, position: Tensor) -> _Along:
 
 def _block_mask(axes: Sequence[Axis], tiles: Sequence[Tensor], sees: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> BlockMask:
     """Blocks meet where their spans meet along every axis: no mask of all queries and keys is computed to find them."""
+    from torch.nn.attention.flex_attention import BlockMask
+
     meets = None
     for axis, tile in zip(axes, tiles, strict=True):
         # Padding does as the last real token of its block, or as token 0.
@@ -167,6 +173,8 @@ def _block_mask(axes: Sequence[Axis], tiles: Sequence[Tensor], sees: Callable[[T
 
 @functools.cache
 def _compiled() -> Callable[..., Tensor]:
+    from torch.nn.attention.flex_attention import flex_attention
+
     return torch.compile(flex_attention)
 
 

@@ -109,7 +109,7 @@ def _run(blocks: Sequence[ReversibleBlock], x: Tensor) -> Tensor:
     return _recomputed([half for block in blocks for half in (block.f, block.g)], x)
 
 
-@torch.compiler.disable
+@torch._disable_dynamo  # as torch.compiler.disable, which would import the compiler, seconds of it, with this module
 def _recomputed(halves: list[nn.Module], x: Tensor) -> Tensor:
     weights = {id(weight): weight for half in halves for weight in half.parameters() if weight.requires_grad}
     position = {identity: index for index, identity in enumerate(weights)}

@@ -110,3 +110,9 @@ def test_a_wrong_name_is_one_line() -> None:
     assert wrong.returncode == 2
     assert wrong.stderr.splitlines()[-1].endswith("no attention block is called 'pamm'; did you mean 'pam'?")
     assert table("--grid", "0").returncode == 2
+
+
+def test_it_imports_no_compiler() -> None:
+    """Seconds, of every command of every app."""
+    code = "import sys, shared.attention, shared.layers.reversible; print(sorted({'sympy', 'torch._dynamo', 'torchvision'} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
