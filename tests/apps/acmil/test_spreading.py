@@ -13,7 +13,7 @@ from shared.phantoms.slide import slide_phantom, write_pyramid
 from tests.commands import Answer
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.thorough
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ def test_what_cannot_be_fitted_is_said_in_one_line(tables, encoders: Callable[..
     one_line_error(encoders("voxelwise", *WORDS), "features.npy: feature 5 is not finite")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_ray_leaves_the_same_blocks(tables, encoders: Callable[..., Answer]) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
     assert encoders("voxelwise", *WORDS, *BLOCKS, *TEST).code == 0

@@ -42,7 +42,7 @@ def test_without_a_model_the_first_cell_says_how_to_make_one(notebook, tmp_path,
         NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_baseline_without_attention_and_frames_without_empty_ones(notebook, tmp_path, monkeypatch):
     torch.manual_seed(0)
     settings = Settings(model=ModelConfig(name="unet", backbone="resnet18"), size=64)

@@ -46,6 +46,7 @@ def assert_resumes(app: str, run: Path, expected: dict[str, str], reference: Pat
     assert [path for path in run.rglob("*") if path.name.startswith(".")] == [], "a half-written file was left"
 
 
+@pytest.mark.kept_by_shared
 def test_killed_and_resumed(
     app: str,
     short_training: Callable[[Path], list[object]],

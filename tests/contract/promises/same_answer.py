@@ -55,8 +55,7 @@ def test_the_service_gives_the_same_reasons_for_what_it_refuses(inferred: Inferr
             assert failure["detail"].split(": ", 1)[1][:40] in reason, name
 
 
-@pytest.mark.slow
-@pytest.mark.kept_by_shared
+@pytest.mark.thorough  # what shared.scaling does for all apps is asked in its own tests
 def test_ray_agrees_with_one_process(app: str, contract: Contract, inferred: Inferred, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     output = tmp_path / "ray"

@@ -28,7 +28,7 @@ def test_a_run_folder_holds_what_a_person_needs(trained: Path) -> None:
     assert [path for path in trained.rglob("*") if path.name.startswith(".")] == []
 
 
-@pytest.mark.kept_by_shared  # killed and resumed is asked of every app besides: a resumed training ends with the weights of another process
+@pytest.mark.kept_by_shared
 def test_the_same_seed_gives_the_same_weights_bit_by_bit(
     app: str, short_training: Callable[[Path], list[object]], reference_weights: dict[str, str], tmp_path: Path
 ) -> None:

@@ -80,7 +80,7 @@ def test_folders_that_are_done_are_not_read_again(tmp_path: Path) -> None:
     assert json.loads((first.folder / "predictions.jsonl").read_text())["volume_ml"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_ray_answers_for_folders_as_one_process_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
     from shared.scaling.infer import ray_engine
