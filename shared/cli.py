@@ -94,7 +94,13 @@ class _Parser(ArgumentParser):
     """The keys that were given on the command line, which win over the files."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        message = _one_of_several(message).replace("Parser key ", "").replace("a typing.Literal", "one of ").replace("\n ", "")
+        message = (
+            _one_of_several(message)
+            .replace("Parser key ", "")
+            .replace("a typing.Literal", "one of ")
+            .replace("a <class 'tuple'>", "a list, such as [a,b]")
+            .replace("\n ", "")
+        )
         for path in self.files:
             if any(f'"{key}"' in message and key not in self.given for key, _ in _entries(yaml.safe_load(path.read_text()))):
                 message = f"{path}: {message}"
