@@ -13,8 +13,9 @@ from rich.table import Table
 from apps.brain_encoders.evaluation_report import region_bars
 from apps.brain_encoders.maps import NONE, has_place, on_tile, preference_figure, write_preference_page
 from apps.brain_encoders.prediction import brain_picture
+from apps.brain_encoders.tables import list_files
 from shared.metrics.encoding import region_summary
-from shared.reports.html import Cell, Link, Report
+from shared.reports.html import Cell, Report
 
 if TYPE_CHECKING:
     from apps.brain_encoders.compare import Comparison
@@ -87,8 +88,7 @@ def write_comparison_report(folder: Path, found: Comparison) -> Path:
         limit = max(float(np.percentile(np.stack([units.r2 for units in found.units.values()]), 98)), 0.01)
         report.gallery([(on_tile(brain_picture(units.r2, study.space, limit=limit)), name) for name, units in found.units.items()])
         report.text(f"Held-out R2 from {-limit:.2f} (blue) to {limit:.2f} (red).")
-    files = (("spaces.csv", "every space"), ("units.csv", "every unit"), ("regions.csv", "every region"), ("metrics.json", "all"))
-    report.table(["file", "holds"], [[Link(text=name, path=name), what] for name, what in files], caption="Everything as numbers.")
+    list_files(report, {"spaces.csv": "every space", "units.csv": "every unit", "regions.csv": "every region", "metrics.json": "all"})
     path = folder / "report.html"
     report.write(path)
     return path

@@ -15,10 +15,11 @@ from rich.table import Table
 from apps.brain_encoders.maps import write_map_page
 from apps.brain_encoders.paper import published_scores
 from apps.brain_encoders.prediction import brain_picture
+from apps.brain_encoders.tables import list_files
 from shared.explain.overlay import heat
 from shared.imaging import read_image
 from shared.metrics.encoding import RegionScore
-from shared.reports.html import Link, Report
+from shared.reports.html import Report
 from shared.reports.style import PALETTE
 
 if TYPE_CHECKING:
@@ -79,14 +80,7 @@ def write_evaluation_report(folder: Path, scores: StudyScores, predictor: BrainE
         report.gallery([(heat(picture, values), name) for name, values in predictor.routes(picture).items()])
     if scores.failures:
         report.table(["image that could not be used", "reason"], list(scores.failures.items()), caption="Left out of every score.")
-    report.table(
-        ["file", "holds"],
-        [
-            [Link(text=name, path=name), what]
-            for name, what in (("units.csv", "every unit"), ("regions.csv", "every region"), ("metrics.json", "all"))
-        ],
-        caption="Everything as numbers.",
-    )
+    list_files(report, {"units.csv": "every unit", "regions.csv": "every region", "metrics.json": "all"})
     path = folder / "report.html"
     report.write(path)
     return path

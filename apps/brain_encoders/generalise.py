@@ -22,12 +22,12 @@ from apps.brain_encoders.maps import on_tile, write_map_page
 from apps.brain_encoders.prediction import brain_picture
 from apps.brain_encoders.space import SurfaceSpace, TableSpace, VolumeSpace
 from apps.brain_encoders.study import Study, checked, content_key, keep_units
-from apps.brain_encoders.tables import csv_text, unit_table
+from apps.brain_encoders.tables import csv_text, list_files, unit_table
 from shared.errors import UserError
 from shared.files import write_bytes, write_json, write_text
 from shared.inference.run import SOME_FAILED
 from shared.metrics.encoding import generalisation, noise_normalised
-from shared.reports.html import Link, Report
+from shared.reports.html import Report
 from shared.reports.style import INK, styled_figure, to_png
 
 __all__ = ["Generalisation", "common_units", "generalise"]
@@ -287,8 +287,7 @@ def _write_report(folder: Path, found: Generalisation) -> Path:
         report.text(f"That of others to turn around: [{page.name}]({page.name}).")
     if found.failures:
         report.table(["image that could not be used", "reason"], list(found.failures.items()), caption="Left out of every score.")
-    files = (("generalisation.csv", "every pair, by region"), ("units.csv", "every unit"), ("metrics.json", "all"))
-    report.table(["file", "holds"], [[Link(text=name, path=name), what] for name, what in files], caption="Everything as numbers.")
+    list_files(report, {"generalisation.csv": "every pair, by region", "units.csv": "every unit", "metrics.json": "all"})
     path = folder / "report.html"
     report.write(path)
     return path

@@ -1,4 +1,4 @@
-"""Tables as CSV: a row for each unit, a row for each region."""
+"""Tables as CSV: a row for each unit, a row for each region; and the list of such files in a report."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 
 from apps.brain_encoders.space import Space
 from shared.metrics.encoding import RegionScore
+from shared.reports.html import Link, Report
 
-__all__ = ["csv_text", "region_table", "unit_table"]
+__all__ = ["csv_text", "list_files", "region_table", "unit_table"]
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -39,6 +40,11 @@ def region_table(scores: Iterable[tuple[str, str, Sequence[RegionScore]]]) -> st
         for row in summary
     )
     return csv_text(columns, rows)
+
+
+def list_files(report: Report, files: Mapping[str, str]) -> None:
+    """File beside the report -> what it holds."""
+    report.table(["file", "holds"], [[Link(text=name, path=name), what] for name, what in files.items()], caption="Everything as numbers.")
 
 
 def _cell(value: Any) -> Any:
