@@ -162,8 +162,9 @@ def read_checkpoint(
             with torch.serialization.safe_globals(_NUMBERS):
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many types on a damaged file
-        # torch's own text advises to load it without the safety catch
-        reason = "it holds more than tensors, or is none of torch's files" if "weights_only" in str(error) else " ".join(str(error).split())
+        # torch's own text advises to load it without the safety catch, or comes from within the unpickler ("pop from empty list")
+        foreign = "weights_only" in str(error) or isinstance(error, (EOFError, LookupError))
+        reason = "it holds more than tensors, or is none of torch's files" if foreign else " ".join(str(error).split())
         raise UserError(f"{path}: not a readable checkpoint of tensors ({reason}). {advice}") from error
     for wrapper in wrappers:
         if isinstance(state, dict) and wrapper in state:

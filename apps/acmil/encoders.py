@@ -65,11 +65,13 @@ def load_encoder(config: EncoderConfig, *, device: str = "auto", precision: str 
     """The encoder of these settings.
 
     Raises:
-        UserError: if there is none of that name, its weights are missing, cannot be had, or are another model's.
+        UserError: if there is none of that name, or its weights are missing, cannot be had, are another model's or given where there are none.
     """
     where = resolve_device(device)
     facts = {"device": where, "precision": resolve_precision(precision, where)}
     if config.name == "texture":
+        if config.weights is not None:
+            raise UserError(f"encoder texture: has no weights to be read from {config.weights}. Leave that file out.")
         return Encoder(name="texture", dimension=TEXTURE_FEATURES, network=texture, **facts)
     if config.name == "file":
         return _program(config, facts)

@@ -50,15 +50,20 @@ def measure(benchmark) -> Callable[..., None]:
     """measure(group, way, function, images=n): the fastest of some rounds, and the peak memory above what stood before.
 
     ``tensors_only`` counts what torch allocates, exactly, where the default watches the whole process. A single round is one of minutes:
-    the run that is watched for its memory is then the only one before it.
+    it is timed and watched at once, and none goes before it.
     """
 
     def run(group: str, way: str, function: Callable[[], object], *, images: int, rounds: int = 5, tensors_only: bool = False) -> None:
-        if rounds > 1:
-            function()
-        peak = peak_bytes(function, device="cuda" if torch.cuda.is_available() else "cpu") if tensors_only else _peak_bytes(function)
+        def watched() -> int:
+            return peak_bytes(function, device="cuda" if torch.cuda.is_available() else "cpu") if tensors_only else _peak_bytes(function)
+
         benchmark.group = group
-        benchmark.pedantic(function, rounds=rounds, warmup_rounds=min(1, rounds - 1))
+        if rounds == 1:
+            peak = benchmark.pedantic(watched, rounds=1)
+        else:
+            function()
+            peak = watched()
+            benchmark.pedantic(function, rounds=rounds, warmup_rounds=1)
         LEDGER.groups.setdefault(group, {})[way] = Measured(benchmark.stats.stats.min, peak, images)
 
     return run

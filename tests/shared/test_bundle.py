@@ -198,6 +198,13 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path, name: str, content: byte
         read_checkpoint(tmp_path / name)
 
 
+@pytest.mark.parametrize("content", [b"", b"words\n", b".\n"])  # the unpickler takes letters of a text for its instructions
+def test_a_text_is_not_explained_by_the_unpicklers_own_words(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(UserError, match="none of torch's files"):
+        read_checkpoint(tmp_path / "a.pth")
+
+
 @pytest.mark.parametrize("content", [{}, [1, 2], {"epoch": 3}, {"state_dict": {"weight": 3}}])
 def test_a_file_without_a_state_dict_is_named(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "a.pth")

@@ -140,6 +140,7 @@ def test_foundation_models_are_built_as_their_authors_state(name: str) -> None:
         (EncoderConfig(name="torchvision/none", pretrained=True), "torchvision has no model"),
         (EncoderConfig(name="nonesuch"), "there is no 'nonesuch'. Choose texture, file"),
         (EncoderConfig(name="file"), "not given"),
+        (EncoderConfig(weights=Path("none.bin")), r"texture: has no weights to be read from none\.bin"),
     ],
 )
 def test_an_encoder_that_cannot_be_had_says_how_to_get_it(config: EncoderConfig, message: str) -> None:
