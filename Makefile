@@ -4,6 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
+# $(EXTRAS), by uv, in a minute; by pip, in five, where pip is told of packages elsewhere, which uv would not ask, or where uv fails.
+define install
+if $(BIN)/python -m pip config list | grep -qE "no-index|https?://" || ! { \
+    $(BIN)/python -m pip install --quiet --constraint constraints.txt uv && \
+    $(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable ".[$(EXTRAS)]"; }; then \
+    $(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable ".[$(EXTRAS)]"; fi
+endef
+
 .PHONY: demo test test-all lint benchmark container clean
 
 demo: $(VENV)/.installed
@@ -47,10 +55,12 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Fovea needs Python 3.11 or later: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
+$(VENV)/.installed: EXTRAS := all
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable ".[all]"
+	$(install)
 	touch $@
 
+$(VENV)/.installed-dev: EXTRAS := all,dev
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable ".[all,dev]"
+	$(install)
 	touch $@ $(VENV)/.installed

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.parity.runner import run_fixture
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.parity",
         description="Compares this code with published programs: prints for each output the largest error relative to the output's own "
@@ -17,7 +17,7 @@ def main() -> int:
     )
     parser.add_argument("fixtures", nargs="+", type=Path, metavar="FIXTURE.json", help="fixture file, its .npz beside it")
     failed = 0
-    for path in parser.parse_args().fixtures:
+    for path in parser.parse_args(arguments).fixtures:
         for result in run_fixture(path):
             print(result, flush=True)
             failed += not result.ok

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.parity.__main__ import main
 from tests.parity.recipe import draw_inputs, draw_state
 from tests.parity.runner import run_fixture
 
@@ -112,22 +113,20 @@ def test_what_cannot_be_run_is_one_failed_line_that_says_why(copy: Path, spoil, 
     assert "\n" not in str(result)
 
 
-def tool(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "tests.parity", *arguments], capture_output=True, text=True, check=False)
-
-
-def test_the_tool_prints_every_output_and_says_by_its_exit_code_whether_all_agree(tmp_path: Path) -> None:
-    good = tool(str(LOSS))
+def test_the_tool_prints_every_output_and_says_by_its_exit_code_whether_all_agree(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = subprocess.run([sys.executable, "-m", "tests.parity", str(LOSS)], capture_output=True, text=True, check=False)
     assert good.returncode == 0, good.stderr
     lines = good.stdout.splitlines()
     assert len(lines) == 9
     assert all(line.startswith("pranet-loss ") and " tolerance 1.00e-04 " in line and line.endswith(" ok") for line in lines)
 
-    mixed = tool(str(tmp_path / "missing.json"), str(LOSS))
-    assert mixed.returncode == 1
-    assert [line.endswith(" ok") for line in mixed.stdout.splitlines()] == [False] + 9 * [True]
+    assert main([str(tmp_path / "missing.json"), str(LOSS)]) == 1
+    assert [line.endswith(" ok") for line in capsys.readouterr().out.splitlines()] == [False] + 9 * [True]
 
-    assert tool().returncode == 2
+    with pytest.raises(SystemExit, match="2"):
+        main([])
 
 
 def test_weights_and_inputs_depend_on_name_shape_and_seed_alone() -> None:

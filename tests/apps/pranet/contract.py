@@ -152,14 +152,15 @@ CONTRACT = Contract(
     unseen=lambda folder: phantoms(folder, seed=999, count=24),
     train=lambda data, run: [
         *("train", "--data.root", data, "--output", run),
-        *("--model.backbone", "test_resnet", "--model.channels", 8, "--data.size", 96, "--data.scales", "[1.0]", "--data.validation", 0.2),
-        *("--fit.epochs", 9, "--fit.batch_size", 8, "--fit.optimizer.name", "adamw", "--fit.optimizer.lr", 4e-3),
+        *("--model.backbone", "test_resnet", "--model.channels", 8, "--data.size", 64, "--data.scales", "[1.0]", "--data.validation", 0.2),
+        # Four seeds of this gave 0.30 to 0.34.
+        *("--fit.epochs", 7, "--fit.batch_size", 8, "--fit.optimizer.name", "adamw", "--fit.optimizer.lr", 4e-3),
         *("--fit.schedule.name", "cosine", "--fit.schedule.warmup", 5),
     ],
-    few_epochs=["--fit.epochs", 4, "--data.size", 64],
+    few_epochs=["--fit.epochs", 4],
     evaluate=lambda bundle, data, output: ["evaluate", "--model", bundle, "--data", data, "--output", output, "--bootstrap", 0],
     scores=scores,
-    score=0.27,
+    score=0.25,
     good={
         "small.png": png(33, 47),
         "portrait.png": png(131, 77),

@@ -138,13 +138,14 @@ CONTRACT = Contract(
         *("train", "--data.root", data, "--output", run, "--data.validation", 0.2),
         *("--model.channels", "[8,16,32]", "--preprocessing.spacing_mm", json.dumps([float(SPACING_MM)] * 3)),
         *("--window.size", "[32,32,32]", "--sampling.patches", 1, "--sampling.foreground", 0.8, "--sampling.augment", "false"),
-        *("--fit.epochs", 12, "--fit.batch_size", 2, "--fit.optimizer.name", "adamw", "--fit.optimizer.lr", 5e-3),
+        # Three seeds of this gave 0.68 to 0.72.
+        *("--fit.epochs", 8, "--fit.batch_size", 2, "--fit.optimizer.name", "adamw", "--fit.optimizer.lr", 5e-3),
         *("--fit.schedule.name", "cosine", "--fit.schedule.warmup", 5),
     ],
     few_epochs=["--fit.epochs", 4, "--window.size", "[16,16,16]"],
     evaluate=lambda bundle, data, output: ["evaluate", "--model", bundle, "--data", data, "--output", output, "--bootstrap", 0],
     scores=mean_dice,
-    score=0.45,
+    score=0.5,
     good={
         "small.nii.gz": good(SMALL, lambda: channels(SMALL, packed=True)),
         "examination": good(PLAIN, examination),

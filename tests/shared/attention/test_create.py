@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from shared.attention import cost_of, create, list_blocks, load_published, register, settings_of
+from shared.attention.__main__ import main
 from shared.attention.cost import Cost
 
 
@@ -100,16 +101,22 @@ def test_the_table_shows_formulas_and_measurements(tmp_path) -> None:
 
 
 def test_growth_is_drawn(tmp_path) -> None:
-    drawn = table("cam", "cse", "--channels", "8", "--rounds", "1", "--growth", str(tmp_path / "growth.png"))
-    assert drawn.returncode == 0, drawn.stderr
+    assert main(["cam", "cse", "--channels", "8", "--rounds", "1", "--growth", str(tmp_path / "growth.png")]) == 0
     assert (tmp_path / "growth.png").stat().st_size > 10_000
 
 
-def test_a_wrong_name_is_one_line() -> None:
-    wrong = table("pamm")
-    assert wrong.returncode == 2
-    assert wrong.stderr.splitlines()[-1].endswith("no attention block is called 'pamm'; did you mean 'pam'?")
-    assert table("--grid", "0").returncode == 2
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["pamm"], "no attention block is called 'pamm'; did you mean 'pam'?"),
+        (["--grid", "0"], "--grid takes one to three sizes, and all numbers must be positive"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith(says)
 
 
 def test_it_imports_no_compiler() -> None:
