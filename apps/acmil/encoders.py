@@ -65,7 +65,7 @@ def load_encoder(config: EncoderConfig, *, device: str = "auto", precision: str 
     """The encoder of these settings.
 
     Raises:
-        UserError: if there is none of that name, or its weights are missing, cannot be had, are another model's or given where there are none.
+        UserError: if there is none of that name, its weights are missing, cannot be had or are another model's, or it has none.
     """
     where = resolve_device(device)
     facts = {"device": where, "precision": resolve_precision(precision, where)}

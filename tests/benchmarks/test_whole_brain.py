@@ -59,5 +59,6 @@ def test_blocks_of_a_whole_brain(benchmark, request, tmp_path: Path) -> None:
     written = sorted(path.stat().st_mtime - start for path in (tmp_path / "fit" / "blocks").iterdir())
     steps = np.diff(written)
     hours = (written[0] + (BRAIN / BLOCK - 1) * steps.mean()) / 3600
-    print(f"\npeak {peak / 2**20:.0f} MiB; first block after {written[0]:.0f} s, then one in {', '.join(f'{step:.0f}' for step in steps)} s")
+    later = ", ".join(f"{step:.0f}" for step in steps)
+    print(f"\npeak {peak / 2**20:.0f} MiB; first block after {written[0]:.0f} s, others in {later} s")
     print(f"{BRAIN:,} voxels at this speed: {hours:.1f} hours")
