@@ -27,7 +27,7 @@ from shared.imaging.volumes.grid import Grid
 from shared.imaging.volumes.limits import VolumeLimits
 from shared.imaging.volumes.reading import VolumeInput, read_labels, read_volume, series_in
 from shared.imaging.volumes.volume import DicomSource, Source, Volume, check_same_grid, same_grid
-from shared.imaging.volumes.writing import WRITTEN_SUFFIXES, encode_labels, encode_volume, result_suffix, write_labels, write_volume
+from shared.imaging.volumes.writing import WRITTEN_SUFFIXES, encode_labels, encode_volume, write_labels, write_volume
 
 __all__ = [
     "BRATS",
@@ -69,7 +69,6 @@ __all__ = [
     "resample",
     "restore_labels",
     "restore_probability",
-    "result_suffix",
     "same_grid",
     "series_in",
     "write_labels",

@@ -15,18 +15,12 @@ from shared.imaging.volumes.formats import volume_suffix
 from shared.imaging.volumes.grid import LPS_TO_RAS, Grid
 from shared.imaging.volumes.volume import Volume
 
-__all__ = ["WRITTEN_SUFFIXES", "encode_labels", "encode_volume", "result_suffix", "write_labels", "write_volume"]
+__all__ = ["WRITTEN_SUFFIXES", "encode_labels", "encode_volume", "write_labels", "write_volume"]
 
 WRITTEN_SUFFIXES = frozenset({".nii", ".nii.gz", ".mha", ".nrrd"})
 
 _LABEL_INTENT = "label"
 _SCANNER = 1
-
-
-def result_suffix(like: Volume) -> str:
-    """The ending of a result in the format of its source; ".nii.gz" for a DICOM series, whose own would be a segmentation object."""
-    suffix = like.source.suffix if like.source is not None else ""
-    return suffix if suffix in WRITTEN_SUFFIXES else ".nii.gz"
 
 
 def encode_labels(labels: NDArray[Any], *, like: Volume, suffix: str) -> bytes:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from shared.errors import InputError
-from shared.imaging.volumes import encode_labels, encode_volume, read_labels, read_volume, result_suffix, write_labels, write_volume
+from shared.imaging.volumes import encode_labels, encode_volume, read_labels, read_volume, write_labels, write_volume
 from tests.shared.imaging.volumes.made import LPS, OBLIQUE, dicom_files, itk_bytes, labelled_corners, nifti_bytes, orientations, zipped
 
 AFFINE = dict(orientations(OBLIQUE["oblique"]))["PSR"]
@@ -214,7 +214,6 @@ def test_a_result_keeps_the_header_of_its_source(tmp_path):
     source = tmp_path / "t1.nii.gz"
     nibabel.save(image, source)
     volume = read_volume(source)
-    assert result_suffix(volume) == ".nii.gz"
     write_labels(tmp_path / "out" / "labels.nii.gz", labelled_corners(), like=volume)
     written = nibabel.load(tmp_path / "out" / "labels.nii.gz")
     np.testing.assert_array_equal(written.affine, image.affine)
