@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := demo
+# Where it is set, every process compiles anew what it imports: ten seconds each.
+unexport PYTHONDONTWRITEBYTECODE
 
 # $(EXTRAS), by uv, in a minute; by pip, in five, where pip is told of packages elsewhere, which uv would not ask, or where uv fails.
 define install
