@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps.brain_encoders.space import SurfaceSpace
-from apps.brain_encoders.study import Study, load_array
+from apps.brain_encoders.study import Study
+from shared.arrays import load_npy
 from shared.errors import UserError
 
 __all__ = [
@@ -56,7 +57,7 @@ def read_algonauts(root: Path) -> Study:
     """
     training = root / "training_split"
     images = _images(training / "training_images")
-    parts = [load_array(training / "training_fmri" / f"{side}_training_fmri.npy", lazily=True) for side in _SIDES]
+    parts = [load_npy(training / "training_fmri" / f"{side}_training_fmri.npy", lazily=True) for side in _SIDES]
     responses = [np.concatenate(parts, axis=1)]
     count = len(images)
     if len(responses[0]) != count:
@@ -65,12 +66,12 @@ def read_algonauts(root: Path) -> Study:
     measured = root / "test_split" / "test_fmri"
     if measured.is_dir():
         test = _images(root / "test_split" / "test_images")
-        responses.append(np.concatenate([load_array(measured / f"{side}_test_fmri.npy") for side in _SIDES], axis=1))
+        responses.append(np.concatenate([load_npy(measured / f"{side}_test_fmri.npy") for side in _SIDES], axis=1))
         if len(responses[1]) != len(test):
             raise UserError(f"{measured}: {len(test):,} test images, but {len(responses[1]):,} rows of responses. Unpack the folder again.")
         ceilings = [root / "test_split" / "noise_ceiling" / f"{side}_noise_ceiling.npy" for side in _SIDES]
         if all(path.is_file() for path in ceilings):
-            ceiling = np.concatenate([load_array(path) for path in ceilings]).astype(np.float64)
+            ceiling = np.concatenate([load_npy(path) for path in ceilings]).astype(np.float64)
             ceiling = ceiling / 100 if np.nanmax(ceiling) > 1.5 else ceiling  # in percent in some releases
     return Study(
         root=root,
@@ -88,7 +89,7 @@ def read_algonauts(root: Path) -> Study:
 
 def read_algonauts_space(root: Path) -> SurfaceSpace:
     """Which vertices of fsaverage the responses are of."""
-    left, right = (np.flatnonzero(load_array(root / "roi_masks" / f"{side}.all-vertices_fsaverage_space.npy")) for side in _SIDES)
+    left, right = (np.flatnonzero(load_npy(root / "roi_masks" / f"{side}.all-vertices_fsaverage_space.npy")) for side in _SIDES)
     return SurfaceSpace(mesh="fsaverage", left=left, right=right)
 
 
@@ -97,7 +98,7 @@ def read_regions(root: Path) -> dict[str, NDArray[np.bool_]]:
     halves = []
     for side in _SIDES:
         files = {family: root / "roi_masks" / f"{side}.{family}_challenge_space.npy" for family in ROI_NAMES}
-        labels = {family: load_array(path) for family, path in files.items() if path.is_file()}
+        labels = {family: load_npy(path) for family, path in files.items() if path.is_file()}
         if not labels:
             raise UserError(f"{root / 'roi_masks'}: has none of the regions' files, such as {files['prf-visualrois'].name}.")
         halves.append({name: mask for name, mask in region_masks(labels).items() if name != NOWHERE})
@@ -123,7 +124,7 @@ def published_membership(root: Path) -> NDArray[np.float32]:
     """
     halves = []
     for side in _SIDES:
-        labels = {family: load_array(root / "roi_masks" / f"{side}.{family}_challenge_space.npy") for family in ROI_NAMES}
+        labels = {family: load_npy(root / "roi_masks" / f"{side}.{family}_challenge_space.npy") for family in ROI_NAMES}
         halves.append(np.stack(list(region_masks(labels).values())))
     left, right = halves
     rows = np.zeros((len(left) + len(right), left.shape[1] + right.shape[1]), dtype=np.float32)

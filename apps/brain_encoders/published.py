@@ -21,7 +21,7 @@ from apps.brain_encoders.names import BACKBONE_PREFIX, from_published
 from apps.brain_encoders.preprocessing import padded_side
 from apps.brain_encoders.settings import Settings
 from apps.brain_encoders.space import SurfaceSpace, TableSpace
-from apps.brain_encoders.study import load_arrays
+from shared.arrays import load_npz
 from shared.bundle import load_weights, provenance, read_checkpoint
 from shared.errors import UserError
 
@@ -122,10 +122,10 @@ def _published_queries(config: BrainConvertConfig, count: int) -> tuple[NDArray[
     if config.subject.is_dir():
         names = [name for family in ROI_NAMES.values() for name in family] + [NOWHERE]
         return published_membership(config.subject), tuple(f"{side} {name}" for side in ("left", "right") for name in names)
-    with load_arrays(config.subject) as arrays:
-        if not {"lh", "rh"} <= set(arrays.files):
-            raise UserError(f"{config.subject}: must hold lh and rh, [regions, vertices] each; it has {', '.join(arrays.files)}.")
-        left, right = (np.asarray(arrays[side], dtype=np.float32) for side in ("lh", "rh"))
+    arrays = load_npz(config.subject)
+    if not {"lh", "rh"} <= set(arrays):
+        raise UserError(f"{config.subject}: must hold lh and rh, [regions, vertices] each; it has {', '.join(arrays)}.")
+    left, right = (np.asarray(arrays[side], dtype=np.float32) for side in ("lh", "rh"))
     rows = np.zeros((len(left) + len(right), left.shape[1] + right.shape[1]), dtype=np.float32)
     rows[: len(left), : left.shape[1]], rows[len(left) :, left.shape[1] :] = left, right
     return rows, tuple(f"{side} {number}" for side, half in (("left", left), ("right", right)) for number in range(len(half)))

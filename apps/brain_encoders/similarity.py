@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from apps.brain_encoders.config import SimilarityConfig
+from shared.arrays import load_npz
 from shared.errors import InputError, UserError
 from shared.files import write_bytes, write_json
 from shared.imaging import read_image
@@ -94,12 +94,10 @@ def agreement_figure(tested: dict[str, Agreement], ceiling: RdmCeiling | None, *
 
 
 def _subjects(path: Path) -> NDArray[np.float64]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            (name,) = file.files
-            found = file[name].astype(np.float64)
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: cannot be read as an .npz with one array of RDMs ({error}). Write it with numpy.savez.") from error
+    arrays = load_npz(path, what="an .npz with one array of RDMs", advice="Write it with numpy.savez.")
+    if len(arrays) != 1:
+        raise InputError(f"{path}: holds {len(arrays)} arrays ({', '.join(arrays)}). Write one, [subjects, n, n], with numpy.savez.")
+    found = next(iter(arrays.values())).astype(np.float64)
     if found.ndim == 2:
         found = found[None]
     if found.ndim == 4:

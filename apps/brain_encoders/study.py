@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps.brain_encoders.space import SurfaceSpace, TableSpace, VolumeSpace, space_from_arrays
+from shared.arrays import load_npy, load_npz
 from shared.encoding.splits import check_leakage
 from shared.errors import UserError
 from shared.files import atomic_path, write_text
@@ -113,17 +114,12 @@ def read_own(root: Path) -> Study:
     if missing:
         raise UserError(f"{root / missing[0]}: no such file, and {len(missing)} of {len(names)} images are missing. Copy images/ too.")
     captions = {row["image"]: row.get("caption") or "" for row in table}
-    responses = load_array(root / "responses.npy", lazily=True)
-    with load_arrays(root / "space.npz") as arrays:
-        space = space_from_arrays(dict(arrays), source=root / "space.npz")
+    responses = load_npy(root / "responses.npy", lazily=True)
+    space = space_from_arrays(load_npz(root / "space.npz"), source=root / "space.npz")
     regions = {}
     if (root / "regions.npz").is_file():
-        with load_arrays(root / "regions.npz") as arrays:
-            regions = {name: np.asarray(arrays[name]) > 0 for name in arrays.files}
-    truth: dict[str, NDArray] = {}
-    if (root / "truth.npz").is_file():
-        with load_arrays(root / "truth.npz") as arrays:
-            truth = {name: arrays[name] for name in arrays.files}
+        regions = {name: mask > 0 for name, mask in load_npz(root / "regions.npz").items()}
+    truth = load_npz(root / "truth.npz") if (root / "truth.npz").is_file() else {}
     return Study(
         root=root,
         name=root.resolve().name,
@@ -134,7 +130,7 @@ def read_own(root: Path) -> Study:
         responses=responses,
         space=space,
         regions=regions,
-        ceiling=load_array(root / "ceiling.npy") if (root / "ceiling.npy").is_file() else None,
+        ceiling=load_npy(root / "ceiling.npy") if (root / "ceiling.npy").is_file() else None,
         truth=truth,
     )
 
@@ -207,26 +203,6 @@ def write_phantom(folder: Path, phantom: BrainPhantom) -> None:
     place = np.array([[stimulus.place.get(name, (np.nan, np.nan)) for name in ("face", "word")] for stimulus in phantom.stimuli])
     truth = {"signal": phantom.signal, "signal_share": phantom.signal_share, "receptive_fields": phantom.receptive_fields}
     _save_all(folder / "truth.npz", {**truth, "shows": shown, "place": place})
-
-
-def load_array(path: Path, *, lazily: bool = False) -> NDArray:
-    """A .npy file without pickled objects.
-
-    Raises:
-        UserError: if it is missing or damaged.
-    """
-    try:
-        return np.load(path, mmap_mode="r" if lazily else None, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read as an array ({error}). Copy it again, or export it anew.") from error
-
-
-def load_arrays(path: Path) -> np.lib.npyio.NpzFile:
-    """As ``load_array`` for .npz."""
-    found = load_array(path)
-    if not isinstance(found, np.lib.npyio.NpzFile):
-        raise UserError(f"{path}: holds one array, and an .npz with several was expected. Export it anew.")
-    return found
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps.brain_encoders.config import VoxelwiseConfig
+from shared.arrays import load_npy
 from shared.devices import resolve_device
 from shared.encoding.checks import check_features, check_pairs
 from shared.encoding.responses import ResponseFile
@@ -68,13 +69,8 @@ def fit_voxelwise(config: VoxelwiseConfig) -> int:
 
 def _features(path: Path) -> NDArray[np.float32]:
     """[n, p], in memory: everything else depends on it."""
-    try:
-        table = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(
-            f"{path}: cannot be read as a table of features ({error}). Write it with numpy.save, [stimuli, features]."
-        ) from error
-    if not isinstance(table, np.ndarray) or table.dtype.kind not in "fiu":
+    table = load_npy(path, what="a table of features", advice="Write it with numpy.save, [stimuli, features].")
+    if table.dtype.kind not in "fiu":
         raise InputError(f"{path}: one table of numbers [stimuli, features] is needed. Write it with numpy.save.")
     check_features(table, name=str(path))
     return np.ascontiguousarray(table, dtype=np.float32)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.arrays import load_npy
 from shared.errors import InputError, UserError
 
 __all__ = ["ResponseFile"]
@@ -51,9 +52,10 @@ class ResponseFile:
         """The voxels' part of the table, copied; or, of the whole table, an array that has its shape and no content."""
         if not Path(self.path).is_file():
             raise InputError(f"{self.path}: there is no such file. Name the table of responses, .npy or .h5.")
+        what, advice = "a table of responses", "Write it again, as .npy or HDF5."
+        if Path(self.path).suffix.lower() not in _HDF5:
+            return self._part(load_npy(self.path, what=what, advice=advice, lazily=True), voxels, shape_only)
         try:
-            if Path(self.path).suffix.lower() not in _HDF5:
-                return self._part(np.load(self.path, mmap_mode="r", allow_pickle=False), voxels, shape_only)
             import h5py
 
             with h5py.File(self.path, "r") as file:
@@ -62,8 +64,8 @@ class ResponseFile:
                 return self._part(file[self.key], voxels, shape_only)
         except ModuleNotFoundError as error:
             raise UserError(f'{self.path}: reading HDF5 needs h5py: pip install "fovea[brain-encoders]"') from error
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{self.path}: cannot be read as a table of responses ({error}). Write it again, as .npy or HDF5.") from error
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.path}: cannot be read as {what} ({error}). {advice}") from error
 
     def _part(self, table: NDArray, voxels: slice, shape_only: bool) -> NDArray:
         if table.ndim != 2 or table.dtype.kind not in "fiu":
