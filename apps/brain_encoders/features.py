@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from apps.brain_encoders.backbones import build_backbone, published_dino
 from apps.brain_encoders.config import BackboneConfig
 from apps.brain_encoders.preprocessing import padded_side, to_input
+from shared.arrays import load_npy
 from shared.bundle import load_weights, read_checkpoint
 from shared.config import plain
 from shared.devices import resolve_device
@@ -114,10 +115,10 @@ class FeatureStore:
         return self.backbone(batch.to(self.device)).float().cpu()
 
     def read(self, path: Path) -> Tensor:
-        """[C, h, w] of one image, from the store if it is there."""
+        """[C, h, w] of one image, from the store if it is there; raises InputError if its file there is damaged."""
         if self.folder is None or not self._place(path).is_file():
             return self.compute(read_input(path, self.config)[None])[0]
-        return torch.from_numpy(np.load(self._place(path), allow_pickle=False))
+        return torch.from_numpy(load_npy(self._place(path), what="stored features", advice="Delete it: it is then computed anew."))
 
     def batches(self, images: Sequence[Path], *, batch_size: int = 64) -> Iterator[Tensor]:
         """[B, C, h, w], in order."""

@@ -84,6 +84,17 @@ def test_the_store_computes_each_image_once_and_forgets_nothing_when_it_is_kille
     assert torch.equal(store.read(images[4]), fresh.read(images[4]))
 
 
+def test_a_damaged_file_of_the_store_is_named_with_what_to_do(study: Study, tmp_path: Path) -> None:
+    store = FeatureStore(GaborPyramid(), GABOR, folder=tmp_path, device="cpu")
+    store.extract(study.images[:1])
+    (kept,) = tmp_path.rglob("*.npy")
+    kept.write_bytes(kept.read_bytes()[:200])
+    with pytest.raises(UserError, match=rf"{kept.name}: cannot be read as stored features .*Delete it"):
+        store.read(study.images[0])
+    kept.unlink()
+    assert store.read(study.images[0]).isfinite().all()
+
+
 def test_another_backbone_has_another_place_in_the_store(tmp_path: Path) -> None:
     stores = [FeatureStore(GaborPyramid(cell=cell), GABOR, folder=tmp_path, device="cpu") for cell in (8, 8)]
     assert stores[0].folder == stores[1].folder

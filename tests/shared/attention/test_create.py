@@ -85,12 +85,9 @@ def test_weights_of_another_block_are_refused() -> None:
         load_published("pam", create("pam", channels=8), {"gamma": torch.zeros(1)})
 
 
-def table(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "shared.attention", *arguments], capture_output=True, text=True, check=False)
-
-
 def test_the_table_shows_formulas_and_measurements(tmp_path) -> None:
-    shown = table("pam", "mhsa", "reverse", "--channels", "16", "--grid", "8", "8", "--rounds", "1", "--csv", str(tmp_path / "table.csv"))
+    words = ["pam", "mhsa", "reverse", "--channels", "16", "--grid", "8", "8", "--rounds", "1", "--csv", str(tmp_path / "table.csv")]
+    shown = subprocess.run([sys.executable, "-m", "shared.attention", *words], capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr
     assert shown.stderr == ""
     lines = shown.stdout.splitlines()
